@@ -1,0 +1,146 @@
+//! The records Ultra keeps: traces, audit events, metrics, and the catalogs it remembers.
+//!
+//! All SQL on them lives here. Nothing here knows MCP, HTTP or the pipeline.
+
+mod contract;
+mod filter;
+mod memory;
+mod record;
+mod redact;
+mod sqlite;
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+pub use filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
+pub use memory::MemoryStore;
+pub use record::{
+    AuditEvent, AuditOutcome, FieldValue, MetricDelta, MetricValue, Record, Severity, Status, Trace,
+    UpstreamStatus,
+};
+pub use redact::Redactor;
+pub use sqlite::{SqliteOptions, SqliteStore};
+
+/// Where records go, and where they are read again.
+///
+/// The writing half never blocks and does no I/O on the caller's thread; the reading half may block
+/// on the disk and is not for the path of a call.
+pub trait Store: Send + Sync + 'static {
+    /// Queues a record and returns at once.
+    ///
+    /// When the queue is full a trace is dropped and counted ([`Health::dropped`]). An audit event
+    /// handed in here is written like any other, but nobody learns when; see [`Store::audit`].
+    fn record(&self, record: Record);
+
+    /// Queues an audit event. The future resolves when it is durable, or cannot be.
+    ///
+    /// Events queued while a commit is under way share the next one.
+    fn audit(&self, event: Box<AuditEvent>) -> Durable;
+
+    /// Adds measurements to those kept.
+    fn metrics(&self, deltas: Vec<MetricDelta>);
+
+    /// Replaces what is known about an upstream of this gateway.
+    fn upstream(&self, status: UpstreamStatus);
+
+    /// Remembers the catalog of an upstream under `fingerprint`; at most a few per upstream are kept.
+    fn remember_catalog(&self, upstream: &str, fingerprint: &str, catalog: Bytes);
+
+    /// Returns the catalog remembered for an upstream under `fingerprint`.
+    fn catalog(&self, upstream: &str, fingerprint: &str) -> Result<Option<Bytes>, StoreError>;
+
+    /// Returns traces, newest first.
+    fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError>;
+
+    /// Returns audit events, newest first.
+    fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError>;
+
+    /// Returns measurements added up per instrument, operation, upstream and name.
+    fn metric_rows(&self, filter: &MetricFilter) -> Result<Vec<MetricRow>, StoreError>;
+
+    /// Returns the last known state of each upstream of each gateway, newest first.
+    fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError>;
+
+    /// Returns what the writer has done and failed to do.
+    fn health(&self) -> Health;
+
+    /// Writes all that is queued, at most until `deadline`. Returns false if it ran out of time.
+    fn flush(&self, deadline: std::time::Instant) -> bool;
+}
+
+/// Resolves when an audit event is durable, or cannot be.
+#[derive(Debug)]
+pub enum Durable {
+    /// Known at once.
+    Ready(Result<(), StoreError>),
+    /// The writer will say.
+    Pending(tokio::sync::oneshot::Receiver<Result<(), StoreError>>),
+}
+
+impl Durable {
+    /// Waits for the writer's word.
+    ///
+    /// # Errors
+    ///
+    /// Every [`StoreError`] means: not durable. The event may still be stored later.
+    pub async fn wait(self) -> Result<(), StoreError> {
+        match self {
+            Self::Ready(result) => result,
+            Self::Pending(receiver) => receiver.await.unwrap_or(Err(StoreError::Closed)),
+        }
+    }
+}
+
+/// What a store's writer has done and failed to do since it was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Records waiting to be written.
+    pub queued: u64,
+    /// Records written.
+    pub written: u64,
+    /// Commits that wrote them.
+    pub commits: u64,
+    /// Traces dropped because the queue was full or the store failed.
+    pub dropped: u64,
+    /// Why the last commit failed, while that is the state of things.
+    pub error: Option<String>,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be opened.
+    #[error("cannot open the database `{}`", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite or the system said.
+        source: std::sync::Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database is of a newer Ultra.
+    #[error("the database `{}` has schema {found}, this version knows {known}", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The newest schema known here.
+        known: i64,
+    },
+    /// A statement failed.
+    #[error("the database failed")]
+    Database {
+        /// What SQLite said.
+        source: std::sync::Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// More audit events wait than the store takes.
+    #[error("more than {limit} audit events wait to be stored")]
+    Full {
+        /// The limit.
+        limit: usize,
+    },
+    /// The writer has stopped.
+    #[error("the store is closed")]
+    Closed,
+}
