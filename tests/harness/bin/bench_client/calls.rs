@@ -107,7 +107,7 @@ impl Callers {
 pub(crate) fn run(args: &Calls) -> anyhow::Result<Report> {
     ensure!(args.callers > 0, "no callers");
     ensure!(args.callers * (args.bytes + 256) <= IN_FLIGHT_BYTES_MAX, "too many bytes in flight");
-    let mut process = Process::start(&args.target.command)?;
+    let mut process = Process::start(&args.target)?;
     process.initialize()?;
     wait_for_tool(&mut process, &args.tool)?;
 

@@ -11,7 +11,7 @@ use crate::{Lists, PATIENCE, Report, percentile};
 /// Measures lists over stdio. Times of the first ones count from the start of the process.
 pub(crate) fn run(args: &Lists) -> anyhow::Result<Report> {
     let start = Instant::now();
-    let mut process = Process::start(&args.target.command)?;
+    let mut process = Process::start(&args.target)?;
     process.initialize()?;
     let first = list(&mut process, 1)?;
     let first_at = start.elapsed();

@@ -125,7 +125,7 @@ fn list(connection: &mut Connection, id: usize) -> anyhow::Result<Vec<u8>> {
 /// Measures latency, throughput, CPU and memory.
 pub(crate) fn calls(args: &Calls) -> anyhow::Result<Report> {
     let url = args.url.as_deref().context("no URL")?;
-    let process = Process::start(&args.target.command)?;
+    let process = Process::start(&args.target)?;
     let session = initialize(url)?;
 
     load(args, url, session.as_deref(), args.warm_up, PATIENCE)?;
@@ -182,7 +182,7 @@ fn load(
 pub(crate) fn lists(args: &Lists) -> anyhow::Result<Report> {
     let url = args.url.as_deref().context("no URL")?;
     let start = Instant::now();
-    let process = Process::start(&args.target.command)?;
+    let process = Process::start(&args.target)?;
     let session = initialize(url)?;
     let mut connection = Connection::open(url, session.as_deref())?;
     let first = count_tools(&list(&mut connection, 1)?);

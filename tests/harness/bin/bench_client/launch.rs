@@ -17,7 +17,7 @@ pub(crate) fn run(args: &Launch) -> anyhow::Result<Report> {
                 .with_context(|| format!("cannot clear `{}`", dir.display()))?;
         }
         let start = Instant::now();
-        let mut process = Process::start(&args.target.command)?;
+        let mut process = Process::start(&args.target)?;
         process.initialize()?;
         times.push(start.elapsed());
         if run + 1 == args.runs {

@@ -95,6 +95,9 @@ struct Lists {
 /// What is measured.
 #[derive(Debug, Args)]
 struct Target {
+    /// Variable of the program's environment, as `NAME=value`
+    #[arg(long)]
+    env: Vec<String>,
     /// Program and arguments
     #[arg(last = true, required = true)]
     command: Vec<String>,

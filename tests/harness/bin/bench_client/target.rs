@@ -10,6 +10,7 @@ use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
 use rustix::process::{Signal, kill_process_group};
 
+use crate::Target;
 use crate::lines::Lines;
 
 /// `initialize`, as a client of 2025-06-18 without capabilities sends it.
@@ -27,10 +28,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn start(command: &[String]) -> anyhow::Result<Self> {
-        let (program, args) = command.split_first().context("no command")?;
+    pub(crate) fn start(target: &Target) -> anyhow::Result<Self> {
+        let (program, args) = target.command.split_first().context("no command")?;
+        let env = target.env.iter().filter_map(|variable| variable.split_once('='));
         let mut child = Command::new(program)
             .args(args)
+            .envs(env)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
