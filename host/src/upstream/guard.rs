@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -21,33 +22,26 @@ pub const COMMAND: &str = "__guard";
 /// A handle on the guard process. Dropping it lets the guard do its work.
 #[derive(Debug)]
 pub struct Guard {
+    program: PathBuf,
     marker: String,
-    process: Mutex<Option<(Child, ChildStdin)>>,
+    process: Mutex<Process>,
+}
+
+#[derive(Debug)]
+enum Process {
+    /// Nothing to guard yet.
+    NotStarted,
+    Running(Child, ChildStdin),
+    /// It could not be started, or was ended.
+    Gone,
 }
 
 impl Guard {
-    /// Starts the guard, which is this program run as [`COMMAND`].
-    pub fn start(program: &std::path::Path) -> Self {
+    /// Returns a guard that starts with the first group it is told. `program` is this program, run
+    /// as [`COMMAND`].
+    pub fn new(program: PathBuf) -> Self {
         let marker = uuid::Uuid::now_v7().simple().to_string();
-        let process = Command::new(program)
-            .args([COMMAND, &marker])
-            .env_clear()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .and_then(|mut child| {
-                let stdin = child.stdin.take().ok_or_else(|| std::io::Error::other("no pipe"))?;
-                Ok((child, stdin))
-            });
-        let process = match process {
-            Ok(process) => Some(process),
-            Err(error) => {
-                tracing::warn!(%error, "upstreams may outlive a killed gateway: the guard does not start");
-                None
-            }
-        };
-        Self { marker, process: Mutex::new(process) }
+        Self { program, marker, process: Mutex::new(Process::NotStarted) }
     }
 
     /// Returns the mark of this gateway.
@@ -67,20 +61,40 @@ impl Guard {
 
     fn tell(&self, what: char, group: Pid) {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, stdin)) = process.as_mut()
-            && let Err(error) =
-                stdin.write_all(format!("{what}{}\n", group.as_raw_nonzero()).as_bytes())
+        if let Process::NotStarted = *process {
+            *process = self.start();
+        }
+        if let Process::Running(_, stdin) = &mut *process
+            && let Err(error) = stdin.write_all(format!("{what}{}\n", group.as_raw_nonzero()).as_bytes())
         {
             tracing::warn!(%error, "upstreams may outlive a killed gateway: the guard is gone");
-            *process = None;
+            *process = Process::Gone;
         }
+    }
+
+    fn start(&self) -> Process {
+        let started = Command::new(&self.program)
+            .args([COMMAND, &self.marker])
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .and_then(|mut child| {
+                let stdin = child.stdin.take().ok_or_else(|| std::io::Error::other("no pipe"))?;
+                Ok(Process::Running(child, stdin))
+            });
+        started.unwrap_or_else(|error| {
+            tracing::warn!(%error, "upstreams may outlive a killed gateway: the guard does not start");
+            Process::Gone
+        })
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let process = self.process.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((mut child, stdin)) = process {
+        let process = self.process.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Process::Running(mut child, stdin) = std::mem::replace(process, Process::Gone) {
             drop(stdin);
             let _ = child.wait();
         }
