@@ -6,6 +6,7 @@ pub mod downstream;
 pub mod gateway;
 pub mod mcp;
 pub mod pipeline;
+pub mod telemetry;
 pub mod upstream;
 pub mod wire;
 
