@@ -1,1 +1,17 @@
+//! Ultra, the gateway between AI clients and MCP servers. In the order a call meets them:
 
+pub mod aggregator;
+pub mod config;
+pub mod downstream;
+pub mod gateway;
+pub mod mcp;
+pub mod pipeline;
+pub mod telemetry;
+pub mod upstream;
+pub mod wire;
+
+/// Returns an error and its causes, joined with `: `.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -2,25 +2,28 @@
 //!
 //! All SQL on them lives here. Nothing here knows MCP, HTTP or the pipeline.
 
+#[cfg(test)]
 mod contract;
 mod filter;
 mod memory;
+mod metrics;
 mod record;
 mod redact;
 mod sqlite;
+mod stored;
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
 
 pub use filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
-pub use memory::MemoryStore;
+pub use memory::{MemoryOptions, MemoryStore};
 pub use record::{
-    AuditEvent, AuditOutcome, FieldValue, MetricDelta, MetricValue, Record, Severity, Status, Trace,
-    UpstreamStatus,
+    AuditEvent, AuditOutcome, FieldValue, MetricDelta, MetricValue, Record, Severity, Status,
+    Trace, UpstreamStatus,
 };
 pub use redact::Redactor;
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteReader, SqliteStore};
 
 /// Where records go, and where they are read again.
 ///
