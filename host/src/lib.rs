@@ -1,5 +1,13 @@
-//! The gateway between AI clients and MCP servers.
+//! Ultra, the gateway between AI clients and MCP servers. In the order a call meets them:
 
+pub mod cli;
 pub mod config;
 pub mod pipeline;
+pub mod plugins;
 pub mod upstream;
+
+/// Returns an error and its causes, joined with `: `.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
