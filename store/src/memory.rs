@@ -15,7 +15,7 @@ use crate::metrics::{self, Figures};
 use crate::record::{AuditEvent, MetricDelta, Record, Trace, UpstreamStatus};
 use crate::redact::Redactor;
 use crate::stored::{self, Keeping};
-use crate::{Durable, Health, Store, StoreError};
+use crate::{Durable, Health, Reader, Store, StoreError};
 
 /// What a [`MemoryStore`] keeps. The oldest make room for the newest.
 #[derive(Debug, Clone)]
@@ -237,6 +237,59 @@ fn select<T: Clone>(
     newest.filter(|(_, entry)| matches(entry)).take(limit).map(copy).collect()
 }
 
+impl Reader for MemoryStore {
+    fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError> {
+        let state = self.state();
+        let selected =
+            select(&state.traces, state.traces_seq, filter.after_seq, filter.limit, |trace| {
+                trace_matches(filter, trace)
+            });
+        drop(state);
+        Ok(selected.iter().map(|(seq, trace)| self.trace_row(*seq, trace)).collect())
+    }
+
+    fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
+        let state = self.state();
+        let selected =
+            select(&state.audit_events, state.audit_seq, filter.after_seq, filter.limit, |event| {
+                audit_matches(filter, event)
+            });
+        drop(state);
+        Ok(selected.iter().map(|(seq, event)| self.audit_row(*seq, event)).collect())
+    }
+
+    fn metric_rows(&self, filter: &MetricFilter) -> Result<Vec<MetricRow>, StoreError> {
+        let since = filter.since_unix_ns.map(metrics::minute);
+        let until = filter.until_unix_ns.map(metrics::minute);
+        let state = self.state();
+        let matching = state.figures.iter().filter(|((minute, key), _)| {
+            is(filter.instrument.as_deref(), Some(&*key.instrument))
+                && is(filter.upstream.as_deref(), key.upstream.as_deref())
+                && is(filter.name.as_deref(), key.name.as_deref())
+                && within(since, until, *minute)
+        });
+        let figures: Vec<_> =
+            matching.map(|((_, key), figure)| (key.clone(), figure.clone())).collect();
+        drop(state);
+        Ok(metrics::sum(figures.into_iter().map(|(mut key, figure)| {
+            key.name = self.keeping.text(key.name.as_deref()).map(Into::into);
+            (key, figure)
+        })))
+    }
+
+    fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError> {
+        let mut rows: Vec<UpstreamStatus> = self.state().upstreams.values().cloned().collect();
+        for row in &mut rows {
+            for text in [&mut row.error, &mut row.stderr].into_iter().flatten() {
+                *text = self.keeping.redactor.redact_text(text).into_owned();
+            }
+        }
+        rows.sort_by_key(|row| std::cmp::Reverse(row.unix_ns));
+        Ok(rows)
+    }
+
+}
+
 impl Store for MemoryStore {
     fn record(&self, record: Record) {
         match record {
@@ -291,56 +344,6 @@ impl Store for MemoryStore {
         let catalog = used.as_ref().map(|(_, catalog)| catalog.clone());
         catalogs.extend(used);
         Ok(catalog)
-    }
-
-    fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError> {
-        let state = self.state();
-        let selected =
-            select(&state.traces, state.traces_seq, filter.after_seq, filter.limit, |trace| {
-                trace_matches(filter, trace)
-            });
-        drop(state);
-        Ok(selected.iter().map(|(seq, trace)| self.trace_row(*seq, trace)).collect())
-    }
-
-    fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
-        let state = self.state();
-        let selected =
-            select(&state.audit_events, state.audit_seq, filter.after_seq, filter.limit, |event| {
-                audit_matches(filter, event)
-            });
-        drop(state);
-        Ok(selected.iter().map(|(seq, event)| self.audit_row(*seq, event)).collect())
-    }
-
-    fn metric_rows(&self, filter: &MetricFilter) -> Result<Vec<MetricRow>, StoreError> {
-        let since = filter.since_unix_ns.map(metrics::minute);
-        let until = filter.until_unix_ns.map(metrics::minute);
-        let state = self.state();
-        let matching = state.figures.iter().filter(|((minute, key), _)| {
-            is(filter.instrument.as_deref(), Some(&*key.instrument))
-                && is(filter.upstream.as_deref(), key.upstream.as_deref())
-                && is(filter.name.as_deref(), key.name.as_deref())
-                && within(since, until, *minute)
-        });
-        let figures: Vec<_> =
-            matching.map(|((_, key), figure)| (key.clone(), figure.clone())).collect();
-        drop(state);
-        Ok(metrics::sum(figures.into_iter().map(|(mut key, figure)| {
-            key.name = self.keeping.text(key.name.as_deref()).map(Into::into);
-            (key, figure)
-        })))
-    }
-
-    fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError> {
-        let mut rows: Vec<UpstreamStatus> = self.state().upstreams.values().cloned().collect();
-        for row in &mut rows {
-            for text in [&mut row.error, &mut row.stderr].into_iter().flatten() {
-                *text = self.keeping.redactor.redact_text(text).into_owned();
-            }
-        }
-        rows.sort_by_key(|row| std::cmp::Reverse(row.unix_ns));
-        Ok(rows)
     }
 
     /// Nothing is ever queued, and no commit is counted.

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 pub use edit::{ConfigFile, EditError};
 pub use environment::Environment;
+pub(crate) use file::similar;
 
 use crate::pipeline::FailureMode;
 use yaml::Position;

@@ -17,6 +17,7 @@ use crate::aggregator::{Aggregator, Target, builtin, merge};
 use crate::gateway::{Call, Gateway};
 use crate::mcp::{self, Kind, Message, MessageError, Revision, json};
 use crate::pipeline::{CallError, Caller, Exchange, Operation, Outcome, SpanContext};
+use crate::telemetry::{self, Exporter};
 use crate::upstream::{
     Connection, Guard, ListKind, Listener, Program, Surroundings, Upstream, unix_ns,
 };
@@ -51,6 +52,8 @@ pub struct Setup {
     pub shutdown: CancellationToken,
     /// A call without progress is given up after this long.
     pub call_timeout: Duration,
+    /// Learns of sessions.
+    pub exporter: Option<Arc<Exporter>>,
 }
 
 /// One client.
@@ -261,6 +264,10 @@ impl Session {
             session_id: uuid::Uuid::now_v7().to_string().into(),
             protocol_version: revision.as_str().into(),
         });
+        if let Some(exporter) = &self.setup.exporter {
+            let protocol_version = Arc::clone(&caller.protocol_version);
+            exporter.session(telemetry::Session { id: Arc::clone(&caller.session_id), protocol_version });
+        }
         let surroundings = Arc::new(Surroundings {
             initialize: params.clone(),
             revision,

@@ -23,7 +23,7 @@ use self::writer::Writer;
 use crate::filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
 use crate::record::{AuditEvent, MetricDelta, Record, UpstreamStatus};
 use crate::redact::Redactor;
-use crate::{Durable, Health, Store, StoreError, metrics, stored};
+use crate::{Durable, Health, Reader, Store, StoreError, metrics, stored};
 
 /// How long dropping a store waits for what is queued: longer than one busy database takes.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -115,6 +115,24 @@ impl Drop for SqliteStore {
     }
 }
 
+impl Reader for SqliteStore {
+    fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError> {
+        self.reader.traces(filter)
+    }
+
+    fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
+        self.reader.audit_events(filter)
+    }
+
+    fn metric_rows(&self, filter: &MetricFilter) -> Result<Vec<MetricRow>, StoreError> {
+        self.reader.metric_rows(filter)
+    }
+
+    fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError> {
+        self.reader.upstreams()
+    }
+}
+
 impl Store for SqliteStore {
     fn record(&self, record: Record) {
         match record {
@@ -149,22 +167,6 @@ impl Store for SqliteStore {
             self.queue.push_other(Command::catalog(upstream, fingerprint, None));
         }
         Ok(catalog)
-    }
-
-    fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError> {
-        self.reader.traces(filter)
-    }
-
-    fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
-        self.reader.audit_events(filter)
-    }
-
-    fn metric_rows(&self, filter: &MetricFilter) -> Result<Vec<MetricRow>, StoreError> {
-        self.reader.metric_rows(filter)
-    }
-
-    fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError> {
-        self.reader.upstreams()
     }
 
     fn health(&self) -> Health {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::{self, FileId};
-use crate::StoreError;
+use crate::{Reader, StoreError};
 use crate::filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
 use crate::metrics::{self, Figure, Key};
 use crate::record::{AuditOutcome, MetricValue, Severity, Status, UpstreamStatus};
@@ -15,7 +15,7 @@ use crate::stored;
 
 /// Reads a database that a gateway writes, or has written.
 ///
-/// Has the reading half of [`Store`](crate::Store), with the same meaning.
+/// Has the reading half of [`Store`](crate::Store).
 #[derive(Debug)]
 pub struct SqliteReader {
     path: PathBuf,
@@ -77,13 +77,10 @@ impl SqliteReader {
                 .map(|catalog| catalog.map(Bytes::from))
         })
     }
+}
 
-    /// See [`Store::traces`](crate::Store::traces).
-    ///
-    /// # Errors
-    ///
-    /// If the database cannot be read.
-    pub fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError> {
+impl Reader for SqliteReader {
+    fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError> {
         let id = filter.id.as_deref().map(stored::parse_id);
         if id == Some(None) {
             return Ok(Vec::new());
@@ -123,12 +120,7 @@ impl SqliteReader {
         Ok(order.newest_first(rows))
     }
 
-    /// See [`Store::audit_events`](crate::Store::audit_events).
-    ///
-    /// # Errors
-    ///
-    /// If the database cannot be read.
-    pub fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
+    fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
         let order = Order::of(filter.after_seq);
         let sql = format!(
             "SELECT seq, id, trace_id, event_type, severity, upstream, action, principal, session_id,
@@ -160,12 +152,7 @@ impl SqliteReader {
         Ok(order.newest_first(rows))
     }
 
-    /// See [`Store::metric_rows`](crate::Store::metric_rows).
-    ///
-    /// # Errors
-    ///
-    /// If the database cannot be read.
-    pub fn metric_rows(&self, filter: &MetricFilter) -> Result<Vec<MetricRow>, StoreError> {
+    fn metric_rows(&self, filter: &MetricFilter) -> Result<Vec<MetricRow>, StoreError> {
         let figures = self.read(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT instrument, operation, upstream, name, unit, value FROM metrics
@@ -187,12 +174,7 @@ impl SqliteReader {
         Ok(metrics::sum(figures))
     }
 
-    /// See [`Store::upstreams`](crate::Store::upstreams).
-    ///
-    /// # Errors
-    ///
-    /// If the database cannot be read.
-    pub fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError> {
+    fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError> {
         self.read(|connection| {
             let mut statement = connection
                 .prepare_cached("SELECT status FROM upstreams ORDER BY at DESC, upstream")?;
