@@ -1,8 +1,20 @@
-//! The gateway between AI clients and MCP servers.
+//! Ultra, the gateway between AI clients and MCP servers. In the order a call meets them:
 
+pub mod aggregator;
+pub mod cli;
 pub mod config;
+pub mod downstream;
+pub mod gateway;
 pub mod mcp;
 pub mod pipeline;
 pub mod plugins;
+pub mod telemetry;
 pub mod upstream;
 pub mod wasm;
+pub mod wire;
+
+/// Returns an error and its causes, joined with `: `.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

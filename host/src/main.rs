@@ -1,1 +1,5 @@
-fn main() {}
+//! The `ultra` binary.
+
+fn main() -> std::process::ExitCode {
+    ultra::cli::main()
+}

@@ -1,11 +1,30 @@
 //! The configuration: validated, immutable. The only place that reads the environment.
+//!
+//! Whatever is wrong with the file is an error for the whole of it, all of it named at once: a gateway
+//! that starts without the half of its file that it did not understand is worse than one that says what
+//! to mend. Two things keep one bad entry from hurting the rest: a variable that is not set only matters
+//! to an upstream that is enabled, and commands that start nothing ([`Config::read`]) need none at all.
+
+pub mod duration;
+mod edit;
+mod environment;
+mod file;
+mod interpolate;
+mod search;
+mod yaml;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use edit::{ConfigFile, EditError};
+pub use environment::Environment;
+pub(crate) use file::similar;
+
 use crate::pipeline::FailureMode;
+use yaml::Position;
 
 /// Everything a command needs to know about how it shall behave.
 #[derive(Debug, Clone)]
@@ -26,6 +45,140 @@ pub struct Config {
     pub cache_dir: PathBuf,
     /// What is odd about the file but no error, such as unknown keys.
     pub warnings: Vec<Warning>,
+    /// Values of variables and keys that nobody may read in a record; see [`Config::secrets`].
+    secrets: Vec<String>,
+}
+
+/// Shorter values are not searched for: they occur in ordinary text, and protect nothing.
+const SECRET_BYTES_MIN: usize = 6;
+
+impl Config {
+    /// Reads the configuration a gateway runs with.
+    ///
+    /// The file is `explicit`, or the first that exists of those listed in [`Config::find`]; without one
+    /// the defaults apply. Variables are replaced in all that is enabled.
+    ///
+    /// # Errors
+    ///
+    /// - [`ConfigError::Read`]: the file cannot be read. One that was not named need not exist.
+    /// - [`ConfigError::Invalid`]: something in it is wrong; all problems are named.
+    /// - [`ConfigError::NoHome`]: no place for the data is known.
+    pub fn load(
+        explicit: Option<&Path>,
+        environment: &Environment,
+        cwd: &Path,
+    ) -> Result<Self, ConfigError> {
+        file::load(explicit, environment, cwd, file::Variables::Replace)
+    }
+
+    /// Reads the configuration for a command that starts nothing.
+    ///
+    /// Like [`Config::load`], but `${VAR}` in upstreams and `observability` stays as written: such a
+    /// command needs no secrets, and must not show any.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Config::load`].
+    pub fn read(
+        explicit: Option<&Path>,
+        environment: &Environment,
+        cwd: &Path,
+    ) -> Result<Self, ConfigError> {
+        file::load(explicit, environment, cwd, file::Variables::Keep)
+    }
+
+    /// Returns the file that [`Config::load`] takes if none is named.
+    ///
+    /// The first that exists of `ultra.yaml`, `ultra.yml`, `.ultra.yaml`, `.ultra.yml` in `cwd`,
+    /// `config.yaml`, `config.yml` in the config directory, `.ultra.yaml`, `.ultra.yml` in the home
+    /// directory.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Read`]: it cannot be told whether one of them exists.
+    pub fn find(environment: &Environment, cwd: &Path) -> Result<Option<PathBuf>, ConfigError> {
+        search::find(environment, cwd)
+    }
+
+    /// Returns where a configuration is written when there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::NoHome`]: there is no place for it.
+    pub fn default_path(environment: &Environment) -> Result<PathBuf, ConfigError> {
+        Ok(environment.config_dir().ok_or(ConfigError::NoHome)?.join("config.yaml"))
+    }
+
+    /// Returns the values that must not appear in any record, longest first.
+    ///
+    /// Values of `env` and `headers`, of variables used anywhere, and of the Hub's keys. A header such
+    /// as `Bearer x` also counts without its scheme. Left out are values too short to be a secret.
+    pub fn secrets(&self) -> Vec<String> {
+        let mut secrets = self.secrets.clone();
+        let mut headers = vec![&self.observability.headers];
+        for upstream in self.upstreams.iter().filter(|upstream| upstream.enabled) {
+            match &upstream.endpoint {
+                Endpoint::Stdio { env, .. } => secrets.extend(env.values().cloned()),
+                Endpoint::Http { headers: own, .. } => headers.push(own),
+            }
+        }
+        for value in headers.into_iter().flat_map(BTreeMap::values) {
+            secrets.extend(value.split_once(' ').map(|(_, credentials)| credentials.to_owned()));
+            secrets.push(value.clone());
+        }
+        secrets.retain(|secret| secret.len() >= SECRET_BYTES_MIN);
+        secrets.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        secrets.dedup();
+        secrets
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the config file `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file says something that cannot be.
+    #[error("the config file `{}` is not valid", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in the order of the file; at least one.
+        problems: Vec<Problem>,
+    },
+    /// Neither a home directory nor XDG directories are known.
+    #[error("no home directory is known")]
+    NoHome,
+}
+
+/// What is wrong with a config file, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{line}:{column}: {message}")]
+pub struct Problem {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    fn at(at: Position, message: impl Into<String>) -> Self {
+        Self { line: at.line, column: at.column, message: message.into(), hint: None }
+    }
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
 }
 
 /// What is odd about a config file, and where.
@@ -33,10 +186,16 @@ pub struct Config {
 pub struct Warning {
     /// Line, from 1.
     pub line: usize,
-    /// Column, from 1.
+    /// Column in characters, from 1.
     pub column: usize,
     /// Such as "unknown key `upstream.github.comand`, did you mean `command`?".
     pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.line, self.column, self.message)
+    }
 }
 
 /// What MCP clients see, and how calls are bounded.

@@ -48,6 +48,7 @@ impl Message {
     /// Checks one line, without its line feed.
     pub fn parse(line: Bytes) -> Result<Self, MessageError> {
         let document = json::scan(&line)?;
+        let line = without_line_breaks(line);
         match line.iter().find(|byte| !byte.is_ascii_whitespace()) {
             Some(b'{') => {}
             Some(b'[') => return Err(MessageError::Batch),
@@ -70,18 +71,30 @@ impl Message {
             let kind = match (id, document.get(&line, "id")) {
                 (Some(_), _) => Kind::Request,
                 (None, None) => Kind::Notification,
-                (None, Some(_)) => return Err(MessageError::Envelope("expected `id` not to be null")),
+                (None, Some(_)) => {
+                    return Err(MessageError::Envelope("expected `id` not to be null"));
+                }
             };
             let body = document.get(&line, "params");
             if body.is_some_and(|params| !matches!(params.of(&line)[0], b'{' | b'[')) {
                 return Err(MessageError::Envelope("expected `params` to be an object"));
             }
-            return Ok(Self { kind, id, method: Some(method), body, is_error: false, document, line });
+            return Ok(Self {
+                kind,
+                id,
+                method: Some(method),
+                body,
+                is_error: false,
+                document,
+                line,
+            });
         }
         let result = document.get(&line, "result");
         let error = document.get(&line, "error");
         if result.is_some() == error.is_some() {
-            return Err(MessageError::Envelope("expected `method`, or one of `result` and `error`"));
+            return Err(MessageError::Envelope(
+                "expected `method`, or one of `result` and `error`",
+            ));
         }
         Ok(Self {
             kind: Kind::Response,
@@ -163,14 +176,29 @@ impl Message {
     }
 }
 
+/// Returns a checked text with spaces for its line breaks, which can only be between tokens. Some
+/// readers of stdio take a carriage return for the end of the message.
+fn without_line_breaks(line: Bytes) -> Bytes {
+    if memchr::memchr2(b'\r', b'\n', &line).is_none() {
+        return line;
+    }
+    line.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }).collect()
+}
+
 /// Returns the id of a line that could not be accepted, if it plainly has one. Whoever waits for
 /// that id learns what was wrong.
 pub fn recover_id(line: &[u8]) -> Option<Bytes> {
-    let mut ids = json::members(line).filter(|(key, _)| *key == b"id").map(|(_, value)| &line[value]);
+    let mut ids =
+        json::members(line).filter(|(key, _)| *key == b"id").map(|(_, value)| &line[value]);
     let id = ids.next()?;
     let plain = match id.first()? {
         b'"' => id.len() <= 256 && json::validate(id).is_ok(),
-        _ => id.len() <= 64 && id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')),
+        _ => {
+            id.len() <= 64
+                && id
+                    .iter()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'))
+        }
     };
     (plain && ids.next().is_none()).then(|| Bytes::copy_from_slice(id))
 }
@@ -244,23 +272,39 @@ mod tests {
         assert_eq!(reason("[]"), "batches are not part of this protocol revision");
         assert_eq!(reason("1"), "expected a JSON-RPC object");
         assert_eq!(reason(r#"{"id":1,"method":"x"}"#), r#"expected `jsonrpc` to be "2.0""#);
-        assert_eq!(reason(r#"{"jsonrpc":"2.0","id":{},"method":"x"}"#), "expected `id` to be a string or a number");
-        assert_eq!(reason(r#"{"jsonrpc":"2.0","id":null,"method":"x"}"#), "expected `id` not to be null");
-        assert_eq!(reason(r#"{"jsonrpc":"2.0","id":1,"method":1}"#), "expected `method` to be a string");
+        assert_eq!(
+            reason(r#"{"jsonrpc":"2.0","id":{},"method":"x"}"#),
+            "expected `id` to be a string or a number"
+        );
+        assert_eq!(
+            reason(r#"{"jsonrpc":"2.0","id":null,"method":"x"}"#),
+            "expected `id` not to be null"
+        );
+        assert_eq!(
+            reason(r#"{"jsonrpc":"2.0","id":1,"method":1}"#),
+            "expected `method` to be a string"
+        );
         assert_eq!(
             reason(r#"{"jsonrpc":"2.0","id":1,"result":1,"error":{}}"#),
             "expected `method`, or one of `result` and `error`"
         );
-        assert_eq!(reason(r#"{"jsonrpc":"2.0","id":1,"method":"x","params":3}"#), "expected `params` to be an object");
+        assert_eq!(
+            reason(r#"{"jsonrpc":"2.0","id":1,"method":"x","params":3}"#),
+            "expected `params` to be an object"
+        );
     }
 
     #[test]
     fn only_what_is_named_changes() {
-        let message = parse(r#"{ "x":1, "result" : {"a": 1e400} ,"id":7,"jsonrpc":"2.0"}"#).unwrap();
+        let message =
+            parse(r#"{ "x":1, "result" : {"a": 1e400} ,"id":7,"jsonrpc":"2.0"}"#).unwrap();
 
         let line = message.with(Some(&Bytes::from_static(b"\"q\"")), None).concat();
 
-        assert_eq!(line, b"{ \"x\":1, \"result\" : {\"a\": 1e400} ,\"id\":\"q\",\"jsonrpc\":\"2.0\"}\n");
+        assert_eq!(
+            line,
+            b"{ \"x\":1, \"result\" : {\"a\": 1e400} ,\"id\":\"q\",\"jsonrpc\":\"2.0\"}\n"
+        );
         assert_eq!(message.body_member("a").unwrap(), b"1e400");
     }
 

@@ -4,5 +4,9 @@ pub mod json;
 mod message;
 mod revision;
 
-pub use message::{Kind, Message, MessageError, error_line, notification_line, recover_id, request_line, result_line};
+pub use json::JsonError;
+pub use message::{
+    Kind, Message, MessageError, error_line, notification_line, recover_id, request_line,
+    result_line,
+};
 pub use revision::{Era, Revision};

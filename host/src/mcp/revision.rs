@@ -59,7 +59,9 @@ impl Revision {
     /// Returns the revision to answer an `initialize` with: the one asked for if we speak it with a
     /// handshake, else our newest such (2025-11-25, basic/lifecycle, "Version Negotiation").
     pub fn negotiate(asked: &str) -> Self {
-        Self::parse(asked).filter(|revision| revision.era() == Era::Legacy).unwrap_or(Self::LATEST_LEGACY)
+        Self::parse(asked)
+            .filter(|revision| revision.era() == Era::Legacy)
+            .unwrap_or(Self::LATEST_LEGACY)
     }
 }
 

@@ -19,7 +19,7 @@ use super::{Outlets, edit, report};
 use crate::pipeline::{CallError, Exchange, Outcome};
 
 /// What the handle to the current call stands for. The call itself is in [`Guest::exchange`].
-pub struct Lent;
+pub(crate) struct Lent;
 
 /// What all instances of a plugin share.
 pub(super) struct Shared {

@@ -1,0 +1,129 @@
+//! The command line: arguments, dispatch, exit codes, and the only printing of errors.
+
+mod audit;
+mod config;
+mod demo;
+mod error;
+mod log;
+mod metrics;
+mod output;
+mod plugins;
+mod records;
+mod servers;
+mod start;
+mod store;
+mod table;
+mod text;
+mod traces;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub(crate) use error::{CliError, CliResult};
+pub(crate) use output::Output;
+
+use crate::config::{Config, Environment};
+use crate::upstream::{GUARD_COMMAND, run_guard};
+
+/// The gateway between AI clients and MCP servers
+///
+/// Every call of a client to its MCP servers passes Ultra, which traces, logs, audits and measures it.
+#[derive(Debug, Parser)]
+#[command(name = "ultra", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    /// Use this config file instead of searching for one
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Start(start::Args),
+    Demo(demo::Args),
+    Traces(traces::Args),
+    Audit(audit::Args),
+    Metrics(metrics::Args),
+    Servers(servers::Args),
+    Plugins(plugins::Args),
+    Config(config::Args),
+}
+
+/// Runs the command line. The exit code is 0 when done, 1 for the user's input, 2 for anything else.
+pub fn main() -> ExitCode {
+    if let Some(done) = hidden() {
+        return done;
+    }
+    let environment = Environment::process();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(asked_for) => {
+            // Help goes to stdout, a usage error to stderr; who closed it wants neither.
+            asked_for.print().ok();
+            return ExitCode::from(u8::from(asked_for.use_stderr()));
+        }
+    };
+    let cwd = std::env::current_dir().unwrap_or_default();
+    let mut out = Output::process(&environment);
+    let result = run(cli, &environment, &cwd, &mut out);
+    let flushed = out.flush().map_err(CliError::from);
+    match result.and(flushed) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            out.error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Runs what this program does for itself in other processes.
+fn hidden() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next()?.as_str() {
+        GUARD_COMMAND => run_guard(&arguments.next()?, std::io::stdin()),
+        demo::SERVER_COMMAND => {
+            // The demo's gateway closed the pipe: nobody is there to be told.
+            let _ = demo::run_server(&arguments.next()?, std::io::stdin().lock(), std::io::stdout().lock());
+        }
+        _ => return None,
+    }
+    Some(ExitCode::SUCCESS)
+}
+
+fn run(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Output) -> CliResult {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(dispatch(cli, environment, cwd, out))
+}
+
+async fn dispatch(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Output) -> CliResult {
+    let explicit = cli.config.as_deref();
+    let read = || Config::read(explicit, environment, cwd);
+    match cli.command {
+        Command::Start(args) => {
+            let config = Config::load(explicit, environment, cwd)?;
+            start::run(args, config, environment).await
+        }
+        Command::Demo(args) => demo::run(args, environment, out).await,
+        Command::Traces(args) => traces::run(&args, &read()?, out).await,
+        Command::Audit(args) => audit::run(&args, &read()?, out).await,
+        Command::Metrics(args) => metrics::run(&args, &read()?, out).await,
+        Command::Servers(args) => servers::run(&args, explicit, environment, cwd, out),
+        Command::Plugins(args) => plugins::run(&args, &read()?, out),
+        Command::Config(args) => config::run(&args, explicit, environment, cwd, out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_make_sense_to_clap() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,187 @@
+//! `ultra plugins`.
+
+use std::path::PathBuf;
+
+use super::table::{Cell, Column, Paint, Table};
+use super::text::clean;
+use super::{CliError, CliResult, Output};
+use crate::config::Config;
+use crate::pipeline::FailureMode;
+use crate::plugins::PluginInfo;
+
+/// As long as is needed to tell one component from another.
+const DIGEST_CHARS: usize = 12;
+
+/// List the interceptors, in the order in which calls meet them
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    list: List,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    List(List),
+}
+
+/// List the interceptors, in the order in which calls meet them
+///
+/// Exits with 1 if a component is refused.
+#[derive(Debug, clap::Args)]
+struct List {
+    /// Look for components in this directory beside the built-in ones
+    #[arg(long, value_name = "DIR")]
+    plugins: Option<PathBuf>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args, config: &Config, out: &mut Output) -> CliResult {
+    let list = match &args.command {
+        Some(Command::List(list)) => list,
+        None => &args.list,
+    };
+    show(&crate::plugins::list(&config.plugins, list.plugins.as_deref()), list.json, out)
+}
+
+fn show(plugins: &[PluginInfo], json: bool, out: &mut Output) -> CliResult {
+    let (refused, loaded): (Vec<&PluginInfo>, Vec<&PluginInfo>) =
+        plugins.iter().partition(|plugin| plugin.refusal.is_some());
+    if json {
+        out.json(&plugins)?;
+    } else {
+        out.table(&table(&loaded))?;
+        for (index, plugin) in refused.iter().enumerate() {
+            if index == 0 {
+                out.line("")?;
+            }
+            let label = out.paint(Paint::Red, "refused");
+            let reason = clean(plugin.refusal.as_deref().unwrap_or_default());
+            let (id, source) = (clean(&plugin.id), clean(&plugin.source.to_string()));
+            out.line(&format!("{label} {id} ({source}): {reason}"))?;
+        }
+    }
+    match refused.len() {
+        0 => Ok(()),
+        count => {
+            let components = if count == 1 { "component is" } else { "components are" };
+            Err(CliError::user(format!(
+                "{count} {components} refused, and `ultra start` would not start"
+            ))
+            .hint("take it out of the directory or name it in `plugins.disabled`"))
+        }
+    }
+}
+
+fn table(plugins: &[&PluginInfo]) -> Table {
+    let mut table = Table::new(&[
+        Column::new("#").right(),
+        Column::new("ID"),
+        Column::new("VERSION"),
+        Column::new("SOURCE").cut(),
+        Column::new("PRIORITY").right(),
+        Column::new("REQUEST"),
+        Column::new("RESPONSE"),
+        Column::new("CAPABILITIES").cut(),
+        Column::new("DIGEST"),
+    ]);
+    for (index, plugin) in plugins.iter().enumerate() {
+        let capabilities = plugin.capabilities.join(", ");
+        table.rows.push(vec![
+            Cell::new((index + 1).to_string()).paint(Paint::Dim),
+            Cell::new(&plugin.id).paint(Paint::Bold),
+            Cell::new(&plugin.version),
+            Cell::new(plugin.source.to_string()),
+            Cell::new(plugin.priority.to_string()),
+            mode(plugin.request),
+            mode(plugin.response),
+            Cell::or_dash(
+                Some(capabilities.as_str()).filter(|capabilities| !capabilities.is_empty()),
+            ),
+            Cell::new(plugin.digest.get(..DIGEST_CHARS).unwrap_or(&plugin.digest))
+                .paint(Paint::Dim),
+        ]);
+    }
+    table
+}
+
+/// A phase that the component has no hook for has no mode.
+fn mode(mode: Option<FailureMode>) -> Cell {
+    match mode {
+        None => Cell::or_dash(None),
+        Some(FailureMode::Open) => Cell::new("open"),
+        Some(FailureMode::Closed) => Cell::new("closed").paint(Paint::Yellow),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::tests::Captured;
+
+    fn plugin(id: &str, priority: i32) -> PluginInfo {
+        PluginInfo {
+            id: id.into(),
+            version: "0.1.0".into(),
+            api: "0.1".into(),
+            source: "built-in".into(),
+            priority,
+            request: Some(FailureMode::Open),
+            response: Some(FailureMode::Closed),
+            capabilities: vec![id.into()],
+            digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
+            size: 19_000,
+            description: "For tests".into(),
+            refusal: None,
+        }
+    }
+
+    #[test]
+    fn plugins_are_listed_in_their_order() {
+        let written = Captured::default();
+        let redact = PluginInfo {
+            source: "plugins/redact.wasm".into(),
+            response: None,
+            capabilities: vec!["payload".into(), "deny".into()],
+            ..plugin("redact", 50)
+        };
+
+        show(&[plugin("trace", 0), redact, plugin("audit", 75)], false, &mut written.output(None))
+            .unwrap();
+
+        insta::assert_snapshot!(written.text(), @r"
+        #  ID      VERSION  SOURCE               PRIORITY  REQUEST  RESPONSE  CAPABILITIES   DIGEST
+        1  trace   0.1.0    built-in                    0  open     closed    trace          9f86d081884c
+        2  redact  0.1.0    plugins/redact.wasm        50  open     -         payload, deny  9f86d081884c
+        3  audit   0.1.0    built-in                   75  open     closed    audit          9f86d081884c
+        ");
+    }
+
+    #[test]
+    fn refused_component_is_named_and_fails_the_command() {
+        let written = Captured::default();
+        let broken = PluginInfo {
+            source: "plugins/broken.wasm".into(),
+            refusal: Some("wants `net`, which is not granted".into()),
+            ..plugin("broken", 50)
+        };
+
+        let error =
+            show(&[plugin("trace", 0), broken], false, &mut written.output(None)).unwrap_err();
+        written.output(None).error(&error);
+
+        assert_eq!(error.exit_code(), 1);
+        insta::assert_snapshot!(written.text(), @r"
+        #  ID     VERSION  SOURCE    PRIORITY  REQUEST  RESPONSE  CAPABILITIES  DIGEST
+        1  trace  0.1.0    built-in         0  open     closed    trace         9f86d081884c
+
+        refused broken (plugins/broken.wasm): wants `net`, which is not granted
+        error: 1 component is refused, and `ultra start` would not start
+        hint: take it out of the directory or name it in `plugins.disabled`
+        ");
+    }
+}

@@ -1,0 +1,338 @@
+use super::*;
+
+fn environment() -> Environment {
+    Environment::of([("HOME", "/home/ada"), ("TOKEN", "s3cret-token"), ("EMPTY", "")])
+}
+
+fn config(text: &str) -> Config {
+    validate(text, Some("/etc/ultra/ultra.yaml".into()), &environment(), Variables::Replace)
+        .unwrap()
+}
+
+/// All problems, one per line, with their hints.
+fn problems(text: &str) -> String {
+    match validate(text, None, &environment(), Variables::Replace) {
+        Ok(_) => "none".into(),
+        Err(ConfigError::Invalid { problems, .. }) => {
+            let line = |problem: &Problem| {
+                let hint =
+                    problem.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                format!("{problem}{hint}")
+            };
+            problems.iter().map(line).collect::<Vec<_>>().join("\n")
+        }
+        Err(error) => error.to_string(),
+    }
+}
+
+fn warnings(text: &str) -> String {
+    config(text).warnings.iter().map(Warning::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn no_file_means_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+
+    let config = Config::load(None, &environment(), dir.path()).unwrap();
+
+    assert_eq!(config.path, None);
+    assert_eq!(config.server.name, "ultra");
+    assert_eq!(config.server.log_level, LogLevel::Info);
+    assert_eq!(config.server.call_timeout, Duration::from_secs(300));
+    assert!(config.upstreams.is_empty());
+    assert_eq!(config.storage.path, Path::new("/home/ada/.config/ultra/ultra.db"));
+    assert_eq!(config.storage.backend, Backend::Sqlite);
+    assert_eq!(config.storage.payload_bytes_max, 16_384);
+    assert_eq!(config.storage.retention, Duration::from_secs(30 * 86_400));
+    assert!(!config.observability.enabled);
+    assert_eq!(config.cache_dir, Path::new("/home/ada/.cache/ultra"));
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = config(
+        r#"
+version: "1"
+server: {name: mine, log_level: debug, call_timeout: 1h30m}
+upstream:
+  zeta:
+    command: ~/bin/zeta
+    args: [-p, 8080, "${TOKEN}", 1.0, true]
+    env: {PORT: 8080, TOKEN: "${TOKEN}", LITERAL: "$${TOKEN}"}
+    cwd: work
+    enabled: true
+    description: The last letter
+  alpha:
+    url: https://example.com/mcp
+    headers: {Authorization: "Bearer ${TOKEN}"}
+    enabled: true
+plugins:
+  directory: ./plugins
+  disabled: [logging]
+  allow_refused: true
+  overrides:
+    audit:
+      priority: -5
+      request: closed
+      response: open
+      capabilities: []
+      settings: {level: 2, names: [a, "1"], deep: {x: null}}
+storage: {backend: memory, path: ~/u.db, payload_bytes_max: 1 MiB, retention: 2w, retention_rows: 7}
+observability:
+  enabled: true
+  endpoint: localhost:4318
+  service_name: mine
+  headers: {x-key: "${TOKEN}"}
+policy: {enabled: false, path: x}
+hub: {enabled: true, anything: [1]}
+"#,
+    );
+
+    assert_eq!(config.warnings, []);
+    assert_eq!(config.server.call_timeout, Duration::from_secs(5_400));
+    let [zeta, alpha] = &config.upstreams[..] else { panic!("{:?}", config.upstreams) };
+    assert_eq!(
+        (&*zeta.name, zeta.enabled, zeta.description.as_deref()),
+        ("zeta", true, Some("The last letter"))
+    );
+    let Endpoint::Stdio { command, args, env, cwd } = &zeta.endpoint else { panic!("{zeta:?}") };
+    assert_eq!(command, "/home/ada/bin/zeta");
+    assert_eq!(args, &["-p", "8080", "s3cret-token", "1.0", "true"]);
+    assert_eq!(env["PORT"], "8080");
+    assert_eq!(env["TOKEN"], "s3cret-token");
+    assert_eq!(env["LITERAL"], "${TOKEN}");
+    assert_eq!(cwd.as_deref(), Some(Path::new("/etc/ultra/work")));
+    let Endpoint::Http { url, headers } = &alpha.endpoint else { panic!("{alpha:?}") };
+    assert_eq!(url, "https://example.com/mcp");
+    assert_eq!(headers["Authorization"], "Bearer s3cret-token");
+    assert_eq!(config.plugins.directory.as_deref(), Some(Path::new("/etc/ultra/./plugins")));
+    assert_eq!(config.plugins.disabled, ["logging"]);
+    let audit = &config.plugins.overrides["audit"];
+    assert_eq!(audit.priority, Some(-5));
+    assert_eq!(
+        (audit.request, audit.response),
+        (Some(FailureMode::Closed), Some(FailureMode::Open))
+    );
+    assert_eq!(audit.capabilities.as_deref(), Some(&[][..]));
+    assert_eq!(
+        serde_json::Value::from(audit.settings.clone()),
+        serde_json::json!({"level": 2, "names": ["a", "1"], "deep": {"x": null}})
+    );
+    assert_eq!(config.storage.path, Path::new("/home/ada/u.db"));
+    assert_eq!(config.storage.payload_bytes_max, 1 << 20);
+    assert_eq!(config.storage.retention_rows, 7);
+    assert_eq!(config.observability.protocol, OtlpProtocol::HttpProtobuf);
+}
+
+#[test]
+fn unknown_keys_are_warnings_with_their_place() {
+    insta::assert_snapshot!(warnings(
+        "servr: {name: x}\nupstream:\n  github:\n    comand: npx\n    command: npx\n    type: stdio\n    headers: {a: b}\nplugins:\n  overrides:\n    audit: {prio: 1, requests: open}\nstorage: {patth: x}\n"
+    ), @r"
+    1:1: unknown key `servr`, did you mean `server`?
+    4:5: unknown key `upstream.github.comand`, did you mean `command`?
+    6:5: unknown key `upstream.github.type`
+    7:5: `upstream.github.headers` has no effect beside `command`
+    10:13: unknown key `plugins.overrides.audit.prio`
+    10:22: unknown key `plugins.overrides.audit.requests`, did you mean `request`?
+    11:11: unknown key `storage.patth`, did you mean `path`?
+    ");
+}
+
+#[test]
+fn all_problems_are_named_at_once() {
+    insta::assert_snapshot!(problems(
+        r#"
+version: "2"
+server: {log_level: loud, call_timeout: 60}
+upstream:
+  a__b: {command: x}
+  ultra: {command: x}
+  näme: {command: x}
+  nothing:
+  neither: {enabled: true}
+  both: {command: x, url: y}
+  args: {command: x, args: "-y pkg", enabled: "true"}
+  env: {command: x, env: {A: null, "B=C": d, E: [1]}}
+  a: {command: x}
+  a: {command: y}
+plugins:
+  disabled: audit
+  overrides: {audit: {priority: high, request: maybe}}
+storage: {payload_bytes_max: 1 GB, retention: never, retention_rows: -1}
+observability: {enabled: true, protocol: udp}
+hub: [1]
+"#
+    ), @r#"
+    2:10: unknown version `2` (this Ultra knows "1")
+    3:21: `server.log_level` cannot be `loud` (one of `debug`, `info`, `warn`, `error`)
+    3:41: `server.call_timeout` must be a duration, not `60` (such as `30s`, `5m`, `1h30m` or `30d`)
+    5:3: the upstream name `a__b` contains `__` (`__` stands between the names of upstream and tool; use a single `_`)
+    6:3: the name `ultra` is taken by the gateway's own tools (choose another name)
+    7:3: `näme` is no name for an upstream (use 1 to 32 letters, digits, `-` and `_`, without accents)
+    8:3: upstream `nothing` says nothing (give it a `command` or a `url`)
+    9:3: upstream `neither` has neither `command` nor `url` (give it one of them)
+    10:27: upstream `both` has both `command` and `url` (keep the one it is reached by)
+    11:28: `upstream.args.args` must be a list, not a single value (write `args: ["a", "b"]`)
+    11:47: `upstream.args.enabled` must be true or false (write `true` or `false`, without quotes)
+    12:30: `upstream.env.env.A` has no value (write `""` if it is meant to be empty)
+    12:36: `B=C` is no name for `upstream.env.env`
+    12:49: `upstream.env.env.E` must be a single value, not a list
+    14:3: the key `a` stands twice (it is already on line 13)
+    16:13: `plugins.disabled` must be a list, not a single value (write `disabled: ["a", "b"]`)
+    17:33: `plugins.overrides.audit.priority` must be a whole number within its range (such as `100`)
+    17:48: `plugins.overrides.audit.request` cannot be `maybe` (one of `open`, `closed`)
+    18:30: `storage.payload_bytes_max` must be a number of bytes, not `1 GB` (such as `16384` or `16 KiB`)
+    18:47: `storage.retention` must be a duration, not `never` (such as `30s`, `5m`, `1h30m` or `30d`)
+    18:70: `storage.retention_rows` must be a whole number within its range (such as `100`)
+    19:26: `observability` is enabled without an `endpoint` (such as `endpoint: localhost:4317`)
+    19:42: `observability.protocol` cannot be `udp` (one of `grpc`, `http`)
+    20:6: `hub` must be a mapping, not a list (write `key: value` lines, indented)
+    "#);
+}
+
+#[test]
+fn variables_matter_where_something_is_enabled() {
+    let text = "
+upstream:
+  on:
+    command: x
+    args: ['a ${GONE}']
+    env: {A: '${EMPTY}', B: '${ALSO GONE}', C: '${'}
+    enabled: true
+  off:
+    command: ${GONE}
+    url_: x
+observability:
+  endpoint: ${GONE}
+";
+
+    insta::assert_snapshot!(problems(text), @r"
+    5:12: `upstream.on.args[0]` needs the variable `GONE`, which is not set (set it, or write `${GONE:-}` if it may be missing, or run `ultra servers disable on`)
+    6:29: `upstream.on.env.B` has `${ALSO GONE}`, which names no variable (write `${NAME}` or `${NAME:-default}`, or `$${` for a literal `${`)
+    6:48: `upstream.on.env.C` has a `${` without its `}` (write `$${` for a literal `${`)
+    ");
+    assert_eq!(problems(&text.replace("enabled: true", "enabled: false")), "none");
+
+    let kept = validate(text, None, &environment(), Variables::Keep).unwrap();
+    let Endpoint::Stdio { args, .. } = &kept.upstreams[0].endpoint else { panic!("{kept:?}") };
+    assert_eq!(args, &["a ${GONE}"]);
+}
+
+#[test]
+fn secrets_are_what_no_record_may_show() {
+    let config = config(
+        "upstream:
+  a: {command: '${HOME}/x', args: ['--key=${TOKEN}'], env: {NODE_ENV: production, N: '1'}, enabled: true}
+  b: {url: 'http://x', headers: {Authorization: 'Bearer abc.def.ghi'}, enabled: true}
+  c: {command: x, env: {OFF: never-started}}
+hub: {deploy_key: dk_0123456789}
+",
+    );
+
+    assert_eq!(
+        config.secrets(),
+        ["Bearer abc.def.ghi", "dk_0123456789", "s3cret-token", "abc.def.ghi", "production"]
+    );
+}
+
+#[test]
+fn unreadable_files_are_errors_with_their_path() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("latin1.yaml"), b"a: 1\nb: \xfc\n").unwrap();
+    std::fs::write(dir.path().join("big.yaml"), vec![b'#'; 2 << 20]).unwrap();
+    let load =
+        |name: &str| Config::load(Some(Path::new(name)), &environment(), dir.path()).unwrap_err();
+
+    assert!(
+        matches!(load("gone.yaml"), ConfigError::Read { source, .. } if source.kind() == ErrorKind::NotFound)
+    );
+    assert!(
+        matches!(load("big.yaml"), ConfigError::Read { source, .. } if source.kind() == ErrorKind::FileTooLarge)
+    );
+    let ConfigError::Invalid { problems, path } = load("./latin1.yaml") else { panic!() };
+    assert_eq!(problems[0].to_string(), "2:4: not UTF-8");
+    assert_eq!(path, dir.path().join("latin1.yaml"));
+}
+
+#[test]
+fn explicit_file_beats_the_search() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("ultra.yaml"), "server: {name: found}").unwrap();
+    std::fs::write(dir.path().join("named.yaml"), "server: {name: named}").unwrap();
+    let name = |explicit| Config::load(explicit, &environment(), dir.path()).unwrap().server.name;
+
+    assert_eq!(name(None), "found");
+    assert_eq!(name(Some(Path::new("named.yaml"))), "named");
+}
+
+#[test]
+fn without_a_home_the_data_needs_a_place() {
+    let xdg = Environment::of([("XDG_CACHE_HOME", "/cache")]);
+    let validate = |text| validate(text, None, &xdg, Variables::Replace);
+
+    assert!(matches!(validate(""), Err(ConfigError::NoHome)));
+    assert_eq!(
+        validate("storage: {path: /data/u.db}").unwrap().cache_dir,
+        Path::new("/cache/ultra")
+    );
+    assert!(validate("storage: {backend: memory}").is_ok());
+}
+
+/// Whatever stands in the file: an answer, and edits that are made or refused, but no panic.
+#[test]
+fn mutations_of_a_config_never_panic() {
+    use rand::seq::IndexedRandom;
+    use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+    let seed = "# ünï\nversion: \"1\"\nserver: {name: x, log_level: warn}\nupstream:\n  a: &a\n    command: npx\n    args:\n    - \"-y\"\n    - '${HOME:-x}'\n    env: {A: b}\n    description: |\n      text\n      more\n    enabled: false\n  b: *a\nplugins:\n  overrides: {x: {settings: {n: 1.5}}}\nstorage:\n  retention: 30d\n";
+    let pieces = [
+        "\n",
+        "  ",
+        "\t",
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ": ",
+        "- ",
+        "&a ",
+        "*a",
+        "|",
+        ">",
+        "'",
+        "\"",
+        "#",
+        "${",
+        "}",
+        "é",
+        "\r\n",
+        "\u{feff}",
+        "---\n",
+        "? ",
+        "!!int ",
+        "<<",
+        "%",
+        "\0",
+        "~",
+        "enabled: ",
+        "upstream:\n",
+        "@",
+        "`",
+    ];
+    let mut random = SmallRng::seed_from_u64(7);
+    for _ in 0..4_000 {
+        let mut text: Vec<char> = seed.chars().collect();
+        for _ in 0..random.random_range(1..6) {
+            let at = random.random_range(0..=text.len());
+            let end = (at + random.random_range(0..8)).min(text.len());
+            let piece = pieces.choose(&mut random).unwrap();
+            text.splice(at..end, piece.chars());
+        }
+        let text: String = text.into_iter().collect();
+
+        let _ = validate(&text, None, &environment(), Variables::Replace);
+        crate::config::edit::exercise(&text);
+    }
+}
