@@ -12,10 +12,10 @@ use serde_json::{Map, Value};
 use super::builtin::{BUILTINS, Builtin};
 use super::manifest::Manifest;
 use super::scan::{self, ScanError};
-use super::{PluginInfo, PluginsError, Refused};
+use super::{PluginsError, Refused};
 use crate::config::PluginOverride;
 use crate::pipeline::FailureMode;
-use crate::wasm::{COMPONENT_BYTES_MAX, Capability, Grants, digest, hex};
+use crate::wasm::{COMPONENT_BYTES_MAX, Capability, Grants, digest};
 
 /// A manifest beside a component may be this large.
 const SIDECAR_BYTES_MAX: u64 = 64 << 10;
@@ -147,35 +147,14 @@ impl Candidate {
             Source::Builtin => (format!("built-in {}", self.manifest.id), true),
             Source::File(path) => (path.display().to_string(), false),
         };
-        Refused { file, reason, builtin, info: Box::new(self.info()) }
-    }
-
-    pub(super) fn info(&self) -> PluginInfo {
-        let manifest = &self.manifest;
-        PluginInfo {
-            id: manifest.id.clone(),
-            version: manifest.version.clone(),
-            api: manifest.api.clone(),
-            source: self.source.to_string(),
-            priority: self.priority,
-            request: self.request,
-            response: self.response,
-            capabilities: self.grants.iter().map(|capability| capability.to_string()).collect(),
-            digest: hex(&self.digest),
-            size: self.component.len() as u64,
-            description: manifest.description.clone(),
-            refusal: None,
-        }
+        Refused { file, reason, builtin }
     }
 }
 
 /// Returns a built-in.
 pub(super) fn of_builtin(builtin: &Builtin) -> Result<Candidate, Refused> {
     Candidate::new(Source::Builtin, String::new(), Cow::Borrowed(builtin.component), None)
-        .map_err(|reason| {
-            let info = PluginInfo { id: builtin.id.into(), source: "built-in".into(), ..PluginInfo::default() };
-            Refused { file: format!("built-in {}", builtin.id), reason, builtin: true, info: Box::new(info) }
-        })
+        .map_err(|reason| Refused { file: format!("built-in {}", builtin.id), reason, builtin: true })
 }
 
 /// Returns the plugins of a directory, by file name: `*.wasm`, and `plugin.wasm` in a directory of its own.
@@ -196,11 +175,7 @@ pub(super) fn of_directory(directory: &Path) -> Result<Vec<Result<Candidate, Ref
 
 fn of_file(directory: &Path, name: &Path) -> Result<Candidate, Refused> {
     let path = directory.join(name);
-    let refused = |reason| {
-        let file = path.display().to_string();
-        let info = PluginInfo { id: name.display().to_string(), source: file.clone(), ..PluginInfo::default() };
-        Refused { file, reason, builtin: false, info: Box::new(info) }
-    };
+    let refused = |reason| Refused { file: path.display().to_string(), reason, builtin: false };
     let component = read(&path, COMPONENT_BYTES_MAX as u64).map_err(|error| match error {
         Unread::TooLarge(bytes) => refused(ScanError::TooLarge { bytes }.to_string()),
         Unread::Io(error) => refused(format!("it cannot be read: {error}")),

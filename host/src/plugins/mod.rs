@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::config;
 use crate::pipeline::FailureMode;
+use crate::wasm::{Capability, digest_text};
 use builtin::BUILTINS;
 use candidate::{Candidate, Source};
 
@@ -27,22 +28,22 @@ pub use load::{Loaded, Plugins};
 /// The plugins that would run, in their order, and those that would not.
 pub struct Plan {
     candidates: Vec<Candidate>,
+    disabled: Vec<Candidate>,
     refused: Vec<Refused>,
     warnings: Vec<String>,
     allow_refused: bool,
 }
 
 /// A plugin that is not loaded although it is there.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refused {
     /// The file, or `built-in` and the id.
     pub file: String,
     /// Why.
     pub reason: String,
     /// It is part of Ultra: nothing allows to start without it but disabling it.
+    #[serde(skip)]
     pub builtin: bool,
-    /// What is known of it.
-    info: Box<PluginInfo>,
 }
 
 /// Why plugins are not loaded.
@@ -69,48 +70,49 @@ fn refusals(refused: &[Refused]) -> String {
     refused.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
-/// What there is to know about a plugin without compiling it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+/// What there is to know about a plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PluginInfo {
-    /// Plugin id; the file's name if it could not be read.
-    pub id: String,
+    /// Plugin id; none if it could not be read.
+    pub id: Option<String>,
     /// The plugin's own version.
-    pub version: String,
+    pub version: Option<String>,
     /// Version of the plugin API it is made for.
-    pub api: String,
+    pub api: Option<String>,
+    /// What it does, in its own words.
+    pub description: Option<String>,
     /// `built-in`, or the file.
     pub source: String,
     /// Lower meets requests earlier and outcomes later.
-    pub priority: i32,
+    pub priority: Option<i32>,
     /// Failure mode of the request phase; none if it does not meet requests.
     pub request: Option<FailureMode>,
     /// Failure mode of the response phase; none if it does not meet outcomes.
     pub response: Option<FailureMode>,
+    /// Also meets outcomes of calls it did not see.
+    pub sees_all_outcomes: bool,
     /// What it may do.
-    pub capabilities: Vec<String>,
-    /// SHA-256 of the component, in hex.
-    pub digest: String,
-    /// Size of the component, in bytes.
-    pub size: u64,
-    /// What it does, in its own words.
-    pub description: String,
-    /// Why it is not loaded; none if it is.
-    pub refusal: Option<String>,
+    pub capabilities: Vec<Capability>,
+    /// Digest of the component, as `sha256:` and hex.
+    pub digest: Option<String>,
+    /// Size of the component.
+    pub size_bytes: Option<u64>,
+    /// Whether it runs.
+    pub state: State,
+    /// Why it is refused.
+    pub reason: Option<String>,
 }
 
-/// Returns the plugins that would run, in their order, then those that are refused. Compiles nothing.
-///
-/// A directory that cannot be read is among the refused.
-pub fn list(config: &config::Plugins, cli_directory: Option<&Path>) -> Vec<PluginInfo> {
-    plan(config, cli_directory).map(|plan| plan.infos()).unwrap_or_else(|error| {
-        let directory = cli_directory.or(config.directory.as_deref()).unwrap_or(Path::new("")).display().to_string();
-        let refusal = Some(crate::chain(&error));
-        let of_directory = PluginInfo { id: directory.clone(), source: directory, refusal, ..PluginInfo::default() };
-        let builtins = config::Plugins { directory: None, ..config.clone() };
-        let mut infos = plan(&builtins, None).map(|plan| plan.infos()).unwrap_or_default();
-        infos.push(of_directory);
-        infos
-    })
+/// Whether a plugin runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It does.
+    Active,
+    /// The config says no.
+    Disabled,
+    /// It cannot.
+    Refused,
 }
 
 /// Decides which plugins run, in which order, and how. Compiles nothing.
@@ -123,6 +125,7 @@ pub fn list(config: &config::Plugins, cli_directory: Option<&Path>) -> Vec<Plugi
 pub fn plan(config: &config::Plugins, cli_directory: Option<&Path>) -> Result<Plan, PluginsError> {
     let mut plan = Plan {
         candidates: Vec::new(),
+        disabled: Vec::new(),
         refused: Vec::new(),
         warnings: Vec::new(),
         allow_refused: config.allow_refused,
@@ -143,8 +146,10 @@ pub fn plan(config: &config::Plugins, cli_directory: Option<&Path>) -> Result<Pl
         }
     }
     plan.warn_of_unknown(config, &found);
-    found.retain(|candidate| !config.disabled.contains(&candidate.manifest.id));
-    for mut candidate in found {
+    let (disabled, enabled): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|candidate| config.disabled.contains(&candidate.manifest.id));
+    plan.disabled = disabled;
+    for mut candidate in enabled {
         let word = config.overrides.get(&candidate.manifest.id);
         match candidate.settle(word, &mut plan.warnings) {
             Ok(()) => plan.candidates.push(candidate),
@@ -157,13 +162,11 @@ pub fn plan(config: &config::Plugins, cli_directory: Option<&Path>) -> Result<Pl
 }
 
 impl Plan {
-    /// Returns the plugins in their order, then those that are refused.
+    /// Returns the plugins in their order, then those that do not run.
     pub fn infos(&self) -> Vec<PluginInfo> {
-        let refused = self.refused.iter().map(|refused| PluginInfo {
-            refusal: Some(refused.reason.clone()),
-            ..(*refused.info).clone()
-        });
-        self.candidates.iter().map(Candidate::info).chain(refused).collect()
+        let active = self.candidates.iter().map(|candidate| info(candidate, State::Active));
+        let disabled = self.disabled.iter().map(|candidate| info(candidate, State::Disabled));
+        active.chain(disabled).chain(self.refused.iter().map(info_of_refused)).collect()
     }
 
     /// Returns what is refused so far. Compiling and starting may refuse more.
@@ -222,4 +225,43 @@ impl Plan {
 fn check(refused: &[Refused], allowed: bool) -> Result<(), PluginsError> {
     let fatal: Vec<_> = refused.iter().filter(|refused| refused.builtin || !allowed).cloned().collect();
     if fatal.is_empty() { Ok(()) } else { Err(PluginsError::Refused { refused: fatal }) }
+}
+
+fn info(candidate: &Candidate, state: State) -> PluginInfo {
+    let manifest = &candidate.manifest;
+    PluginInfo {
+        id: Some(manifest.id.clone()),
+        version: Some(manifest.version.clone()),
+        api: Some(manifest.api.clone()),
+        description: Some(manifest.description.clone()).filter(|text| !text.is_empty()),
+        source: candidate.source.to_string(),
+        priority: Some(candidate.priority),
+        request: candidate.request,
+        response: candidate.response,
+        sees_all_outcomes: manifest.sees_all_outcomes,
+        capabilities: candidate.grants.iter().collect(),
+        digest: Some(digest_text(&candidate.digest)),
+        size_bytes: Some(candidate.component.len() as u64),
+        state,
+        reason: None,
+    }
+}
+
+fn info_of_refused(refused: &Refused) -> PluginInfo {
+    PluginInfo {
+        id: None,
+        version: None,
+        api: None,
+        description: None,
+        source: refused.file.clone(),
+        priority: None,
+        request: None,
+        response: None,
+        sees_all_outcomes: false,
+        capabilities: Vec::new(),
+        digest: None,
+        size_bytes: None,
+        state: State::Refused,
+        reason: Some(refused.reason.clone()),
+    }
 }

@@ -19,7 +19,8 @@ use super::{Outlets, edit, report};
 use crate::pipeline::{CallError, Exchange, Outcome};
 
 /// What the handle to the current call stands for. The call itself is in [`Guest::exchange`].
-pub(crate) struct Lent;
+#[allow(unreachable_pub, reason = "the generated code exports it")]
+pub struct Lent;
 
 /// What all instances of a plugin share.
 pub(super) struct Shared {

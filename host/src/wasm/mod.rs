@@ -171,9 +171,9 @@ pub fn digest(component: &[u8]) -> [u8; 32] {
     cache::digest(component)
 }
 
-/// Returns bytes as hex digits.
-pub fn hex(bytes: &[u8]) -> String {
-    cache::hex(bytes)
+/// Returns a digest as text, such as `sha256:0af7…`.
+pub fn digest_text(digest: &[u8; 32]) -> String {
+    format!("sha256:{}", cache::hex(digest))
 }
 
 fn warn_without_cache(error: &CacheError) {
