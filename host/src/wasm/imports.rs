@@ -19,6 +19,7 @@ use super::{Outlets, edit, report};
 use crate::pipeline::{CallError, Exchange, Outcome};
 
 /// What the handle to the current call stands for. The call itself is in [`Guest::exchange`].
+#[allow(unreachable_pub, reason = "the generated code exports it")]
 pub struct Lent;
 
 /// What all instances of a plugin share.

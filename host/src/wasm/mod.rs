@@ -161,8 +161,7 @@ impl Runtime {
     /// Says once what is wrong with the cache: with one bad file there are often more.
     fn complain(&self, error: &CacheError) {
         if !self.complained.swap(true, Ordering::Relaxed) {
-            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            warn!(%error, "compiled plugins: {error}{cause}; compiling again");
+            warn!("compiled plugins: {}; compiling again", crate::chain(error));
         }
     }
 }
@@ -178,8 +177,7 @@ pub fn digest_text(digest: &[u8; 32]) -> String {
 }
 
 fn warn_without_cache(error: &CacheError) {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    warn!(%error, "compiled plugins are not kept: {error}{cause}");
+    warn!("compiled plugins are not kept: {}", crate::chain(error));
 }
 
 fn config() -> Config {

@@ -2,7 +2,6 @@
 //!
 //! Log lines never tell payloads. Records share the call's bytes; they are redacted when they are stored.
 
-use std::error::Error;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -189,7 +188,7 @@ pub(super) fn error_text(outcome: &Outcome) -> Option<String> {
             Some(text)
         }
         Outcome::Failed(CallError::Denied { reason, .. }) => Some(reason.clone()),
-        Outcome::Failed(error) => Some(chain(error)),
+        Outcome::Failed(error) => Some(crate::chain(error)),
     }
 }
 
@@ -204,16 +203,6 @@ fn error_in_log(outcome: &Outcome) -> Option<String> {
 fn rpc_error(json: &[u8]) -> String {
     let code = json::pointer(json, "/code").and_then(|place| str::from_utf8(&json[place]).ok());
     format!("upstream error {}", code.unwrap_or("without a code"))
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Returns a new record id: the time the call ended, and random bits.
