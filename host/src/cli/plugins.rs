@@ -61,7 +61,7 @@ fn show(plugins: &[PluginInfo], json: bool, out: &mut Output) -> CliResult {
             }
             let label = out.paint(Paint::Red, "refused");
             let reason = clean(plugin.refusal.as_deref().unwrap_or_default());
-            let (id, source) = (clean(&plugin.id), clean(&plugin.source.to_string()));
+            let (id, source) = (clean(&plugin.id), clean(&plugin.source));
             out.line(&format!("{label} {id} ({source}): {reason}"))?;
         }
     }
@@ -95,7 +95,7 @@ fn table(plugins: &[&PluginInfo]) -> Table {
             Cell::new((index + 1).to_string()).paint(Paint::Dim),
             Cell::new(&plugin.id).paint(Paint::Bold),
             Cell::new(&plugin.version),
-            Cell::new(plugin.source.to_string()),
+            Cell::new(&plugin.source),
             Cell::new(plugin.priority.to_string()),
             mode(plugin.request),
             mode(plugin.response),
