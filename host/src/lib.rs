@@ -1,10 +1,16 @@
 //! Ultra, the gateway between AI clients and MCP servers. In the order a call meets them:
 
+pub mod aggregator;
 pub mod cli;
 pub mod config;
+pub mod downstream;
+pub mod gateway;
+pub mod mcp;
 pub mod pipeline;
 pub mod plugins;
+pub mod telemetry;
 pub mod upstream;
+pub mod wire;
 
 /// Returns an error and its causes, joined with `: `.
 pub fn chain(error: &dyn std::error::Error) -> String {

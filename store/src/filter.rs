@@ -24,7 +24,8 @@ pub struct TraceFilter {
     pub since_unix_ns: Option<i64>,
     /// Started before.
     pub until_unix_ns: Option<i64>,
-    /// Only rows stored after this one ([`TraceRow::seq`]), for following.
+    /// Only rows stored after this one ([`TraceRow::seq`]), for following: the first of them, up to
+    /// the limit, so that none is missed.
     pub after_seq: Option<i64>,
     /// At most so many.
     pub limit: usize,
@@ -45,7 +46,8 @@ pub struct AuditFilter {
     pub since_unix_ns: Option<i64>,
     /// Before.
     pub until_unix_ns: Option<i64>,
-    /// Only rows stored after this one ([`AuditRow::seq`]), for following.
+    /// Only rows stored after this one ([`AuditRow::seq`]), for following: the first of them, up to
+    /// the limit, so that none is missed.
     pub after_seq: Option<i64>,
     /// At most so many.
     pub limit: usize,

@@ -2,31 +2,49 @@
 //!
 //! All SQL on them lives here. Nothing here knows MCP, HTTP or the pipeline.
 
+#[cfg(test)]
 mod contract;
 mod filter;
 mod memory;
+mod metrics;
 mod record;
 mod redact;
 mod sqlite;
+mod stored;
 
 use std::path::PathBuf;
 
 use bytes::Bytes;
 
 pub use filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
-pub use memory::MemoryStore;
+pub use memory::{MemoryOptions, MemoryStore};
 pub use record::{
-    AuditEvent, AuditOutcome, FieldValue, MetricDelta, MetricValue, Record, Severity, Status, Trace,
-    UpstreamStatus,
+    AuditEvent, AuditOutcome, FieldValue, MetricDelta, MetricValue, Record, Severity, Status,
+    Trace, UpstreamStatus,
 };
 pub use redact::Redactor;
-pub use sqlite::{SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteReader, SqliteStore};
 
-/// Where records go, and where they are read again.
+/// Where records are read again. May block on the disk: not for the path of a call.
+pub trait Reader: Send + Sync + 'static {
+    /// Returns traces, newest first.
+    fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError>;
+
+    /// Returns audit events, newest first.
+    fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError>;
+
+    /// Returns measurements added up per instrument, operation, upstream and name.
+    fn metric_rows(&self, filter: &MetricFilter) -> Result<Vec<MetricRow>, StoreError>;
+
+    /// Returns the last known state of each upstream of each gateway, newest first.
+    fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError>;
+}
+
+/// Where records go.
 ///
-/// The writing half never blocks and does no I/O on the caller's thread; the reading half may block
-/// on the disk and is not for the path of a call.
-pub trait Store: Send + Sync + 'static {
+/// Nothing here blocks or does I/O on the caller's thread, but for [`Store::catalog`] and
+/// [`Store::flush`].
+pub trait Store: Reader {
     /// Queues a record and returns at once.
     ///
     /// When the queue is full a trace is dropped and counted ([`Health::dropped`]). An audit event
@@ -49,18 +67,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns the catalog remembered for an upstream under `fingerprint`.
     fn catalog(&self, upstream: &str, fingerprint: &str) -> Result<Option<Bytes>, StoreError>;
-
-    /// Returns traces, newest first.
-    fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError>;
-
-    /// Returns audit events, newest first.
-    fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError>;
-
-    /// Returns measurements added up per instrument, operation, upstream and name.
-    fn metric_rows(&self, filter: &MetricFilter) -> Result<Vec<MetricRow>, StoreError>;
-
-    /// Returns the last known state of each upstream of each gateway, newest first.
-    fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError>;
 
     /// Returns what the writer has done and failed to do.
     fn health(&self) -> Health;

@@ -1,1 +1,27 @@
+//! What the integration tests drive and look at: gateways, upstreams, sessions, processes.
+//!
+//! Knows Ultra from outside only: its binary, its config file, its lines.
 
+pub mod json;
+pub mod process;
+pub mod servers;
+pub mod session;
+pub mod ultra;
+
+use std::path::PathBuf;
+
+pub use json::Json;
+pub use session::{Message, Session};
+pub use ultra::{Fake, Ultra};
+
+/// Returns the path of a program of this package, such as `fake-upstream`.
+///
+/// # Panics
+///
+/// If it is not where cargo puts it.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a running program has a path");
+    let path =
+        test.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
+    path.unwrap_or_else(|| panic!("`{name}` is not built beside `{}`", test.display()))
+}

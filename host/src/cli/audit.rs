@@ -1,7 +1,7 @@
 //! `ultra audit`.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use ultra_store::{AuditFilter, AuditOutcome, AuditRow, Severity, Store};
+use ultra_store::{AuditFilter, AuditOutcome, AuditRow, Severity, Reader};
 
 use super::records::{Row, Select, Show, show};
 use super::store::open_reader;
@@ -47,7 +47,7 @@ pub(super) async fn run(args: &Args, config: &Config, out: &mut Output) -> CliRe
         until_unix_ns: args.select.until_unix_ns(),
         ..AuditFilter::default()
     };
-    let read = |store: &dyn Store, after_seq, limit| {
+    let read = |store: &dyn Reader, after_seq, limit| {
         store.audit_events(&AuditFilter { after_seq, limit, ..filter.clone() })
     };
     show(&args.show, || open_reader(config), read, out).await

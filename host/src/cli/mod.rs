@@ -4,6 +4,7 @@ mod audit;
 mod config;
 mod demo;
 mod error;
+mod log;
 mod metrics;
 mod output;
 mod plugins;
@@ -24,6 +25,7 @@ pub(crate) use error::{CliError, CliResult};
 pub(crate) use output::Output;
 
 use crate::config::{Config, Environment};
+use crate::upstream::{GUARD_COMMAND, run_guard};
 
 /// The gateway between AI clients and MCP servers
 ///
@@ -52,6 +54,9 @@ enum Command {
 
 /// Runs the command line. The exit code is 0 when done, 1 for the user's input, 2 for anything else.
 pub fn main() -> ExitCode {
+    if let Some(done) = hidden() {
+        return done;
+    }
     let environment = Environment::process();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -74,6 +79,20 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Runs what this program does for itself in other processes.
+fn hidden() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    match arguments.next()?.as_str() {
+        GUARD_COMMAND => run_guard(&arguments.next()?, std::io::stdin()),
+        demo::SERVER_COMMAND => {
+            // The demo's gateway closed the pipe: nobody is there to be told.
+            let _ = demo::run_server(&arguments.next()?, std::io::stdin().lock(), std::io::stdout().lock());
+        }
+        _ => return None,
+    }
+    Some(ExitCode::SUCCESS)
+}
+
 fn run(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Output) -> CliResult {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(dispatch(cli, environment, cwd, out))
@@ -85,9 +104,9 @@ async fn dispatch(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Out
     match cli.command {
         Command::Start(args) => {
             let config = Config::load(explicit, environment, cwd)?;
-            start::run(args, config).await
+            start::run(args, config, environment).await
         }
-        Command::Demo(args) => demo::run(args, out).await,
+        Command::Demo(args) => demo::run(args, environment, out).await,
         Command::Traces(args) => traces::run(&args, &read()?, out).await,
         Command::Audit(args) => audit::run(&args, &read()?, out).await,
         Command::Metrics(args) => metrics::run(&args, &read()?, out).await,

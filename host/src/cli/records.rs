@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use ultra_store::{Store, StoreError};
+use ultra_store::{Reader, StoreError};
 
 use super::table::{Cell, Column, Layout, Paint, Table};
 use super::text::Moment;
@@ -76,8 +76,8 @@ pub(super) trait Row: Serialize {
 /// nothing as long as there is no store.
 pub(super) async fn show<R: Row>(
     show: &Show,
-    open: impl FnMut() -> Result<Option<Box<dyn Store>>, CliError>,
-    read: impl Fn(&dyn Store, Option<i64>, usize) -> Result<Vec<R>, StoreError>,
+    open: impl FnMut() -> Result<Option<Box<dyn Reader>>, CliError>,
+    read: impl Fn(&dyn Reader, Option<i64>, usize) -> Result<Vec<R>, StoreError>,
     out: &mut Output,
 ) -> CliResult {
     if show.follow { follow(show, open, read, out).await } else { list(show, open, read, out) }
@@ -85,8 +85,8 @@ pub(super) async fn show<R: Row>(
 
 fn list<R: Row>(
     show: &Show,
-    mut open: impl FnMut() -> Result<Option<Box<dyn Store>>, CliError>,
-    read: impl Fn(&dyn Store, Option<i64>, usize) -> Result<Vec<R>, StoreError>,
+    mut open: impl FnMut() -> Result<Option<Box<dyn Reader>>, CliError>,
+    read: impl Fn(&dyn Reader, Option<i64>, usize) -> Result<Vec<R>, StoreError>,
     out: &mut Output,
 ) -> CliResult {
     let store = open()?;
@@ -117,8 +117,8 @@ pub(super) fn none(plural: &str, is_store: bool, out: &mut Output) -> CliResult 
 
 async fn follow<R: Row>(
     show: &Show,
-    mut open: impl FnMut() -> Result<Option<Box<dyn Store>>, CliError>,
-    read: impl Fn(&dyn Store, Option<i64>, usize) -> Result<Vec<R>, StoreError>,
+    mut open: impl FnMut() -> Result<Option<Box<dyn Reader>>, CliError>,
+    read: impl Fn(&dyn Reader, Option<i64>, usize) -> Result<Vec<R>, StoreError>,
     out: &mut Output,
 ) -> CliResult {
     let mut store = None;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::value::RawValue;
-use ultra_store::{Status, Store, TraceFilter, TraceRow};
+use ultra_store::{Status, Reader, TraceFilter, TraceRow};
 
 use super::records::{Row, Select, Show, none, show};
 use super::store::open_reader;
@@ -70,7 +70,7 @@ pub(super) async fn run(args: &Args, config: &Config, out: &mut Output) -> CliRe
         until_unix_ns: args.select.until_unix_ns(),
         ..TraceFilter::default()
     };
-    let read = |store: &dyn Store, after_seq, limit| {
+    let read = |store: &dyn Reader, after_seq, limit| {
         store.traces(&TraceFilter { after_seq, limit, ..filter.clone() })
     };
     show(&args.show, || open_reader(config), read, out).await
@@ -114,7 +114,7 @@ impl Row for TraceRow {
 }
 
 /// Shows all records of one trace.
-fn one(id: &str, json: bool, store: Option<&dyn Store>, out: &mut Output) -> CliResult {
+fn one(id: &str, json: bool, store: Option<&dyn Reader>, out: &mut Output) -> CliResult {
     let Some(store) = store else { return none(TraceRow::PLURAL, false, out) };
     let mut rows = find(&id.to_ascii_lowercase(), store)?;
     rows.sort_by_key(Row::seq);
@@ -131,7 +131,7 @@ fn one(id: &str, json: bool, store: Option<&dyn Store>, out: &mut Output) -> Cli
 }
 
 /// Finds the records of a trace by an id, or among the newest by the beginning of one.
-fn find(id: &str, store: &dyn Store) -> Result<Vec<TraceRow>, CliError> {
+fn find(id: &str, store: &dyn Reader) -> Result<Vec<TraceRow>, CliError> {
     let exact =
         TraceFilter { id: Some(id.to_owned()), limit: LOOK_UP_ROWS, ..TraceFilter::default() };
     let rows = store.traces(&exact)?;

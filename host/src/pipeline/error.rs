@@ -46,10 +46,13 @@ pub enum CallError {
     },
     /// The upstream gave no answer.
     #[error(transparent)]
-    Upstream(Arc<crate::upstream::UpstreamError>),
+    Upstream(#[from] crate::upstream::UpstreamError),
     /// The client withdrew the call.
     #[error("cancelled by the client")]
     Cancelled,
+    /// The interceptors could not be loaded.
+    #[error("the interceptors are not there")]
+    NoPipeline,
     /// Too many calls are open.
     #[error("more than {limit} calls in flight")]
     Busy {

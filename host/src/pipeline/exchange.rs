@@ -167,7 +167,9 @@ impl Exchange {
     pub fn failed(&self) -> bool {
         match &self.outcome {
             None | Some(Outcome::Result { tool_error: false, .. }) => false,
-            Some(Outcome::Result { tool_error: true, .. } | Outcome::Rpc { .. } | Outcome::Failed(_)) => true,
+            Some(
+                Outcome::Result { tool_error: true, .. } | Outcome::Rpc { .. } | Outcome::Failed(_),
+            ) => true,
         }
     }
 }

@@ -9,7 +9,7 @@ mod exchange;
 
 use std::sync::Arc;
 
-use ultra_store::Store;
+use ultra_store::{Record, Store};
 
 pub use error::{CallError, StageError};
 pub use exchange::{Caller, Exchange, Operation, Outcome, SpanContext};
@@ -41,10 +41,16 @@ pub enum ResponseDecision {
 /// it meanwhile; it comes back whole after an error too.
 pub trait Interceptor: Send + Sync {
     /// Meets a call before the upstream sees it.
-    fn before_request(&self, exchange: Box<Exchange>) -> (Box<Exchange>, Result<RequestDecision, StageError>);
+    fn before_request(
+        &self,
+        exchange: Box<Exchange>,
+    ) -> (Box<Exchange>, Result<RequestDecision, StageError>);
 
     /// Meets its outcome.
-    fn after_response(&self, exchange: Box<Exchange>) -> (Box<Exchange>, Result<ResponseDecision, StageError>);
+    fn after_response(
+        &self,
+        exchange: Box<Exchange>,
+    ) -> (Box<Exchange>, Result<ResponseDecision, StageError>);
 }
 
 /// What happens to a call when a stage comes to no decision.
@@ -78,3 +84,121 @@ pub struct Pipeline {
     stages: Vec<Stage>,
     store: Arc<dyn Store>,
 }
+
+impl Pipeline {
+    /// Returns a pipeline of stages that are in order.
+    pub fn new(stages: Vec<Stage>, store: Arc<dyn Store>) -> Self {
+        Self { stages, store }
+    }
+
+    /// Returns the ids of the stages, in order.
+    pub fn stages(&self) -> Vec<Arc<str>> {
+        self.stages.iter().map(|stage| Arc::clone(&stage.id)).collect()
+    }
+
+    /// Runs the request phase. Returns how many stages saw the call; it has ended if the exchange has
+    /// an outcome.
+    pub async fn before_request(&self, mut exchange: Box<Exchange>) -> (Box<Exchange>, usize) {
+        exchange.kept = vec![[0; 4]; self.stages.len()];
+        for (index, stage) in self.stages.iter().enumerate() {
+            let Some(mode) = stage.request else { continue };
+            exchange.stage = index;
+            let decision;
+            (exchange, decision) = stage.interceptor.before_request(exchange);
+            let decision = self.commit(&mut exchange, mode, decision).await;
+            let outcome = match decision {
+                Ok(RequestDecision::Pass) => continue,
+                Ok(RequestDecision::Answer(json)) => {
+                    exchange.answered = true;
+                    Outcome::Result { json, tool_error: false }
+                }
+                Ok(RequestDecision::Deny(reason)) => {
+                    Outcome::Failed(CallError::Denied { stage: Arc::clone(&stage.id), reason })
+                }
+                Err(error) => match stage.failed(mode, error) {
+                    Some(failure) => Outcome::Failed(failure),
+                    None => continue,
+                },
+            };
+            exchange.outcome = Some(outcome);
+            return (exchange, index + 1);
+        }
+        (exchange, self.stages.len())
+    }
+
+    /// Runs the response phase over the stages that saw the call, last one first, and over those that
+    /// want to see every outcome.
+    ///
+    /// A stage that fails closed replaces the outcome, and the stages outside it still run: they trace
+    /// and count the failure.
+    pub async fn after_response(
+        &self,
+        entered: usize,
+        mut exchange: Box<Exchange>,
+    ) -> Box<Exchange> {
+        for (index, stage) in self.stages.iter().enumerate().rev() {
+            let Some(mode) = stage.response else { continue };
+            if index >= entered && !stage.sees_all_outcomes {
+                continue;
+            }
+            exchange.stage = index;
+            let decision;
+            (exchange, decision) = stage.interceptor.after_response(exchange);
+            match self.commit(&mut exchange, mode, decision).await {
+                Ok(ResponseDecision::Pass) => {}
+                Ok(ResponseDecision::Deny(reason)) => {
+                    let stage = Arc::clone(&stage.id);
+                    exchange.outcome = Some(Outcome::Failed(CallError::Denied { stage, reason }));
+                }
+                Err(error) => {
+                    if let Some(failure) = stage.failed(mode, error) {
+                        exchange.outcome = Some(Outcome::Failed(failure));
+                    }
+                }
+            }
+        }
+        exchange
+    }
+
+    /// Stores the audit event a stage recorded. Where the stage fails closed, waits until it is
+    /// durable; if it cannot be, that stage has failed.
+    async fn commit<T>(
+        &self,
+        exchange: &mut Exchange,
+        mode: FailureMode,
+        decision: Result<T, StageError>,
+    ) -> Result<T, StageError> {
+        let Some(event) = exchange.audit.take() else { return decision };
+        match mode {
+            FailureMode::Open => self.store.record(Record::Audit(event)),
+            FailureMode::Closed => {
+                self.store
+                    .audit(event)
+                    .wait()
+                    .await
+                    .map_err(|source| StageError::Audit { source })?;
+            }
+        }
+        decision
+    }
+}
+
+impl Stage {
+    /// Returns what a failure of the stage does to the call: nothing, if it fails open.
+    fn failed(&self, mode: FailureMode, error: StageError) -> Option<CallError> {
+        let text = crate::chain(&error);
+        match mode {
+            FailureMode::Open => {
+                tracing::warn!(stage = %self.id, "stage `{}` failed open: {text}", self.id);
+                None
+            }
+            FailureMode::Closed => {
+                tracing::error!(stage = %self.id, "stage `{}` failed closed: {text}", self.id);
+                Some(CallError::Stage { stage: Arc::clone(&self.id), source: Arc::new(error) })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -123,7 +123,7 @@ fn options(json: bool, follow: bool) -> Show {
     Show { limit: 50, json, follow }
 }
 
-fn open_empty() -> Result<Option<Box<dyn Store>>, CliError> {
+fn open_empty() -> Result<Option<Box<dyn Reader>>, CliError> {
     Ok(Some(Box::new(Rows::default())))
 }
 
@@ -139,7 +139,7 @@ async fn rows_become_a_table() {
     };
     let listing =
         || TraceRow { operation: "tool_list".into(), name: None, upstream: None, ..trace(3) };
-    let read = |_: &dyn Store, _, _| Ok(vec![listing(), failed(), trace(1)]);
+    let read = |_: &dyn Reader, _, _| Ok(vec![listing(), failed(), trace(1)]);
 
     show(&options(false, false), open_empty, read, &mut written.output(Some(80))).await.unwrap();
 
@@ -161,7 +161,7 @@ async fn audit_events_become_a_table() {
         reason: Some("no deletes".into()),
         ..audit(2)
     };
-    let read = |_: &dyn Store, _, _| Ok(vec![denied(), audit(1)]);
+    let read = |_: &dyn Reader, _, _| Ok(vec![denied(), audit(1)]);
 
     show(&options(false, false), open_empty, read, &mut written.output(None)).await.unwrap();
 
@@ -176,7 +176,7 @@ async fn audit_events_become_a_table() {
 #[tokio::test]
 async fn json_is_one_array_of_rows() {
     let written = Captured::default();
-    let read = |_: &dyn Store, _, _| Ok(vec![trace(1)]);
+    let read = |_: &dyn Reader, _, _| Ok(vec![trace(1)]);
 
     show(&options(true, false), open_empty, read, &mut written.output(None)).await.unwrap();
 
@@ -210,7 +210,7 @@ async fn json_is_one_array_of_rows() {
 
 #[tokio::test]
 async fn nothing_is_said_on_stderr_but_an_empty_array_on_stdout() {
-    let read = |_: &dyn Store, _, _| Ok(Vec::<TraceRow>::new());
+    let read = |_: &dyn Reader, _, _| Ok(Vec::<TraceRow>::new());
     let (text, json, absent) = (Captured::default(), Captured::default(), Captured::default());
 
     show(&options(false, false), open_empty, read, &mut text.output(None)).await.unwrap();
@@ -236,7 +236,7 @@ async fn following_prints_each_row_once_oldest_first() {
     };
     let reads = Mutex::new(vec![None, Some(vec![4, 3]), Some(vec![]), Some(vec![2, 1])]);
     let asked = Mutex::new(Vec::new());
-    let read = |_: &dyn Store, after, limit| {
+    let read = |_: &dyn Reader, after, limit| {
         asked.lock().unwrap().push((after, limit));
         let rows: Option<Vec<i64>> = reads.lock().unwrap().pop().unwrap();
         Ok(rows.ok_or(StoreError::Closed)?.into_iter().map(trace).collect())
@@ -266,7 +266,7 @@ async fn following_prints_each_row_once_oldest_first() {
 async fn following_keeps_the_table_in_line() {
     let written = Captured::default();
     let reads = Mutex::new(vec![None, Some(vec![2]), Some(vec![1])]);
-    let read = |_: &dyn Store, _, _| {
+    let read = |_: &dyn Reader, _, _| {
         let rows: Option<Vec<i64>> = reads.lock().unwrap().pop().unwrap();
         Ok(rows.ok_or(StoreError::Closed)?.into_iter().map(trace).collect())
     };

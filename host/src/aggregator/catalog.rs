@@ -1,0 +1,230 @@
+//! What all upstreams offer, in one: tables from exposed names to owners, and the lists as bytes,
+//! ready to be sent. Immutable; a change makes a new one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::template::Template;
+use super::{builtin, name};
+use crate::mcp::json;
+use crate::upstream::{ListKind, Listing, Upstream, push_array};
+
+/// Of the `instructions` of all upstreams together, so much is passed on: clients put them into
+/// every prompt.
+const INSTRUCTIONS_BYTES_MAX: usize = 16 << 10;
+
+/// Who owns a name, and what it calls it.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// The owner.
+    pub upstream: Arc<Upstream>,
+    /// The owner's own name for it.
+    pub name: Arc<str>,
+    /// The same, as a raw JSON string.
+    pub quoted: Bytes,
+}
+
+/// What all upstreams offer.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    tools: HashMap<String, Route>,
+    prompts: HashMap<String, Route>,
+    resources: HashMap<String, Vec<Arc<Upstream>>>,
+    templates: Vec<(Template, Arc<Upstream>)>,
+    template_uris: HashMap<String, Vec<Arc<Upstream>>>,
+    /// Results of the list methods, by [`ListKind`].
+    lists: [Bytes; 4],
+}
+
+impl Catalog {
+    /// Returns the catalog of upstreams in the order of the config, each in its own order.
+    pub fn new(upstreams: &[Arc<Upstream>], server_name: &str) -> Self {
+        let budget = name::budget(server_name);
+        let mut catalog = Self::default();
+        let mut merged: [Vec<Bytes>; 4] = Default::default();
+        for upstream in upstreams {
+            let Some(listing) = upstream.listing() else { continue };
+            for item in listing.items(ListKind::Tools).iter() {
+                merged[0].extend(add_named(&mut catalog.tools, upstream, item, budget, "tool"));
+            }
+            for item in listing.items(ListKind::Prompts).iter() {
+                merged[1].extend(add_named(&mut catalog.prompts, upstream, item, budget, "prompt"));
+            }
+            for item in listing.items(ListKind::Resources).iter() {
+                if let Some(uri) = text_member(item, "uri") {
+                    catalog.resources.entry(uri).or_default().push(Arc::clone(upstream));
+                    merged[2].push(item.clone());
+                }
+            }
+            for item in listing.items(ListKind::Templates).iter() {
+                if let Some(uri) = text_member(item, "uriTemplate") {
+                    catalog.templates.push((Template::parse(&uri), Arc::clone(upstream)));
+                    catalog.template_uris.entry(uri).or_default().push(Arc::clone(upstream));
+                    merged[3].push(item.clone());
+                }
+            }
+        }
+        merged[0].extend_from_slice(builtin::tools());
+        for (kind, items) in ListKind::ALL.into_iter().zip(&merged) {
+            let mut list = format!("{{\"{}\":", kind.member()).into_bytes();
+            push_array(&mut list, items.iter());
+            list.push(b'}');
+            catalog.lists[kind as usize] = list.into();
+        }
+        catalog
+    }
+
+    /// Returns the result of a list method.
+    pub fn list(&self, kind: ListKind) -> &Bytes {
+        &self.lists[kind as usize]
+    }
+
+    /// Returns the owner of an exposed tool name.
+    pub fn tool(&self, exposed: &str) -> Option<&Route> {
+        self.tools.get(exposed)
+    }
+
+    /// Returns the owner of an exposed prompt name.
+    pub fn prompt(&self, exposed: &str) -> Option<&Route> {
+        self.prompts.get(exposed)
+    }
+
+    /// Returns the number of tools, ours included.
+    pub fn tools_count(&self) -> usize {
+        self.tools.len() + builtin::tools().len()
+    }
+
+    /// Returns the upstreams that list a URI.
+    pub fn resource(&self, uri: &str) -> &[Arc<Upstream>] {
+        self.resources.get(uri).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns the upstreams that list a template, by its exact text.
+    pub fn template(&self, uri_template: &str) -> &[Arc<Upstream>] {
+        self.template_uris.get(uri_template).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns the upstreams with the best template for a URI: the one with most literal characters.
+    pub fn template_for(&self, uri: &str) -> Vec<Arc<Upstream>> {
+        let mut best = (0, Vec::<Arc<Upstream>>::new());
+        for (template, upstream) in &self.templates {
+            let Some(literals) = template.matches(uri) else { continue };
+            if literals > best.0 || best.1.is_empty() {
+                best = (literals, vec![Arc::clone(upstream)]);
+            } else if literals == best.0 && best.1.iter().all(|other| other.name != upstream.name) {
+                best.1.push(Arc::clone(upstream));
+            }
+        }
+        best.1
+    }
+}
+
+/// Adds a tool or prompt under its exposed name and returns the item that shows it. The first of two
+/// with one name stays.
+fn add_named(
+    table: &mut HashMap<String, Route>,
+    upstream: &Arc<Upstream>,
+    item: &Bytes,
+    budget: usize,
+    kind: &str,
+) -> Option<Bytes> {
+    let range = json::member(item, "name")?;
+    let quoted = item.slice(range.clone());
+    let original = json::string(&quoted)?.into_owned();
+    let exposed = name::expose(&upstream.name, &original, budget);
+    let short = !exposed.ends_with(&original);
+    if table.contains_key(&exposed) {
+        tracing::warn!(upstream = %upstream.name, name = original, "a second {kind} of this name is left out");
+        return None;
+    }
+    if short {
+        tracing::debug!(upstream = %upstream.name, name = original, exposed, "{kind} shown under a short name");
+    }
+    let shown = json::splice(item, &[(range, format!("\"{exposed}\"").into())]);
+    table.insert(exposed, Route { upstream: Arc::clone(upstream), name: original.into(), quoted });
+    Some(shown.into())
+}
+
+fn text_member(item: &[u8], key: &str) -> Option<String> {
+    json::member(item, key)
+        .and_then(|range| json::string(&item[range]).map(std::borrow::Cow::into_owned))
+}
+
+/// Returns the `capabilities` and `instructions` to answer `initialize` with, as raw JSON.
+///
+/// Upstreams that are not known yet may have anything, so that nothing of theirs is lost.
+pub fn merge(upstreams: &[Arc<Upstream>]) -> (String, Option<String>) {
+    let listings: Vec<_> =
+        upstreams.iter().map(|upstream| (upstream, upstream.listing())).collect();
+    let unknown = listings.iter().any(|(_, listing)| listing.is_none());
+    let known: Vec<(&Arc<Upstream>, &Arc<Listing>)> = listings
+        .iter()
+        .filter_map(|(upstream, listing)| Some((*upstream, listing.as_ref()?)))
+        .collect();
+    (capabilities(&known, unknown), instructions(&known))
+}
+
+fn capabilities(known: &[(&Arc<Upstream>, &Arc<Listing>)], unknown: bool) -> String {
+    let first = |name| known.iter().find_map(|(_, listing)| listing.capability(name));
+    let any = |name| unknown || first(name).is_some();
+    let mut members = vec![r#""tools":{"listChanged":true}"#.to_owned()];
+    if any("prompts") {
+        members.push(r#""prompts":{"listChanged":true}"#.to_owned());
+    }
+    if any("resources") {
+        let subscribes = known.iter().any(|(_, listing)| {
+            let subscribe = listing.capability("resources").and_then(|resources| {
+                json::member(resources, "subscribe").map(|range| &resources[range])
+            });
+            subscribe == Some(b"true")
+        });
+        let subscribe = if unknown || subscribes { r#""subscribe":true,"# } else { "" };
+        members.push(format!(r#""resources":{{{subscribe}"listChanged":true}}"#));
+    }
+    for name in ["completions", "logging"] {
+        if any(name) {
+            members.push(format!(r#""{name}":{{}}"#));
+        }
+    }
+    if let Some(tasks) = first("tasks") {
+        members.push(format!(r#""tasks":{}"#, String::from_utf8_lossy(tasks)));
+    }
+    // What we do not know cannot be merged; from a single upstream it needs not be.
+    if let ([(_, listing)], false) = (known, unknown)
+        && let Some(range) = json::member(&listing.initialize, "capabilities")
+    {
+        let all = &listing.initialize[range];
+        let ours = ["tools", "prompts", "resources", "completions", "logging", "tasks"];
+        for (key, value) in json::members(all) {
+            let key = String::from_utf8_lossy(key);
+            if !ours.contains(&key.as_ref()) {
+                members.push(format!("\"{key}\":{}", String::from_utf8_lossy(&all[value])));
+            }
+        }
+    }
+    format!("{{{}}}", members.join(","))
+}
+
+fn instructions(known: &[(&Arc<Upstream>, &Arc<Listing>)]) -> Option<String> {
+    let mut joined = String::new();
+    for (upstream, listing) in known {
+        let Some(text) =
+            text_member(&listing.initialize, "instructions").filter(|text| !text.is_empty())
+        else {
+            continue;
+        };
+        if !joined.is_empty() {
+            joined.push_str("\n\n");
+        }
+        joined.push_str(&format!("# {}\n\n{text}", upstream.name));
+    }
+    if joined.len() > INSTRUCTIONS_BYTES_MAX {
+        let end =
+            (0..=INSTRUCTIONS_BYTES_MAX).rev().find(|&at| joined.is_char_boundary(at)).unwrap_or(0);
+        joined.truncate(end);
+        joined.push('…');
+    }
+    (!joined.is_empty()).then(|| json::quote(&joined))
+}

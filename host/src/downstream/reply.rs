@@ -1,0 +1,91 @@
+//! `CallError` to JSON-RPC error: every code and every text a client sees.
+//!
+//! Paths, addresses and the insides of plugins go to the log alone. Each error of ours carries
+//! `data.gateway`, so that it can be told from an upstream's.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::mcp::{JsonError, MessageError};
+use crate::pipeline::{CallError, StageError};
+use crate::upstream::UpstreamError;
+
+/// JSON-RPC: the text is not JSON.
+const PARSE_ERROR: i32 = -32700;
+/// JSON-RPC: the message is not acceptable.
+const INVALID_REQUEST: i32 = -32600;
+/// JSON-RPC.
+const METHOD_NOT_FOUND: i32 = -32601;
+/// JSON-RPC; MCP uses it for unknown tools and prompts too.
+const INVALID_PARAMS: i32 = -32602;
+/// JSON-RPC.
+const INTERNAL_ERROR: i32 = -32603;
+/// MCP up to 2025-11-25, server/resources.
+const RESOURCE_NOT_FOUND: i32 = -32002;
+/// Ours. Below -32009, because SDKs use the numbers before for their own faults, and above -32020,
+/// where MCP's own range begins.
+const DENIED: i32 = -32010;
+/// Ours: safe to try again.
+const UNAVAILABLE: i32 = -32011;
+/// Ours: the tool may have run.
+const LOST: i32 = -32012;
+/// Ours.
+const BUSY: i32 = -32014;
+
+/// Returns the error object for a call without a result.
+pub(super) fn call_error(error: &CallError) -> Bytes {
+    let text = error.to_string();
+    match error {
+        CallError::Denied { stage, .. } => object(DENIED, &text, json!({"interceptor": &**stage})),
+        CallError::Stage { stage, source } => {
+            let mut data = json!({"interceptor": &**stage});
+            if let StageError::Audit { .. } = **source {
+                data["reason"] = "audit_unavailable".into();
+                data["executed"] = "maybe".into();
+            }
+            object(INTERNAL_ERROR, &text, data)
+        }
+        CallError::Unknown { kind: "method", .. } => object(METHOD_NOT_FOUND, &text, json!({})),
+        CallError::Unknown { kind: "resource", name } => {
+            object(RESOURCE_NOT_FOUND, &text, json!({"uri": name}))
+        }
+        CallError::Unknown { .. }
+        | CallError::Ambiguous { .. }
+        | CallError::InvalidParams { .. } => object(INVALID_PARAMS, &text, json!({})),
+        CallError::Upstream(UpstreamError::Closed { upstream, .. }) => {
+            object(UNAVAILABLE, &text, json!({"upstream": upstream, "executed": "no"}))
+        }
+        CallError::Upstream(
+            UpstreamError::Lost { upstream, .. }
+            | UpstreamError::Deadline { upstream, .. }
+            | UpstreamError::Invalid { upstream, .. },
+        ) => object(LOST, &text, json!({"upstream": upstream, "executed": "maybe"})),
+        CallError::Upstream(UpstreamError::Refused { upstream, .. }) => {
+            object(INTERNAL_ERROR, &text, json!({"upstream": upstream}))
+        }
+        CallError::Cancelled | CallError::NoPipeline => object(INTERNAL_ERROR, &text, json!({})),
+        CallError::Busy { .. } => object(BUSY, &text, json!({"executed": "no"})),
+    }
+}
+
+/// Returns the error object for a line that is no message.
+pub(super) fn message_error(error: &MessageError) -> Bytes {
+    let code = match error {
+        MessageError::Json(JsonError::Duplicate { .. } | JsonError::Depth) => INVALID_REQUEST,
+        MessageError::Json(JsonError::Bom | JsonError::Utf8 { .. } | JsonError::Syntax { .. }) => {
+            PARSE_ERROR
+        }
+        MessageError::Batch | MessageError::Envelope(_) => INVALID_REQUEST,
+    };
+    object(code, &error.to_string(), json!({}))
+}
+
+/// Returns the error object for a request that cannot be met now.
+pub(super) fn invalid_request(text: &str) -> Bytes {
+    object(INVALID_REQUEST, text, json!({}))
+}
+
+fn object(code: i32, message: &str, mut data: Value) -> Bytes {
+    data["gateway"] = "ultra".into();
+    json!({"code": code, "message": message, "data": data}).to_string().into()
+}

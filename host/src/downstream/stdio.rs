@@ -1,0 +1,93 @@
+//! One client on our stdin and stdout. Framing and shutdown; no method is known here.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{FileType, OFlags};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
+
+use super::{Session, Setup};
+use crate::wire::{LineReader, Outbox};
+
+/// When the client closed our input, open calls may take this long to finish.
+const DRAIN_AFTER_EOF: Duration = Duration::from_secs(5);
+
+/// And this long when we were told to terminate.
+const DRAIN_AFTER_SIGNAL: Duration = Duration::from_secs(1);
+
+/// The client may take this long to read what is left for it.
+const LAST_WRITE: Duration = Duration::from_secs(2);
+
+/// Serves the client until it closes our input or its own, or `setup.shutdown` is cancelled, and then
+/// ends the upstreams.
+pub async fn serve(setup: Setup) -> io::Result<()> {
+    let mut lines = LineReader::new(input()?);
+    let output = output()?;
+    let outbox = Arc::new(Outbox::default());
+    let shutdown = setup.shutdown.clone();
+    let writing = tokio::spawn({
+        let (outbox, shutdown) = (Arc::clone(&outbox), shutdown.clone());
+        async move {
+            if let Err(error) = outbox.write_to(output).await {
+                tracing::info!(%error, "the client reads no more");
+                shutdown.cancel();
+            }
+        }
+    });
+    let session = Session::new(setup, Arc::clone(&outbox));
+    let grace = loop {
+        let line = tokio::select! {
+            line = lines.next() => line,
+            () = shutdown.cancelled() => break DRAIN_AFTER_SIGNAL,
+        };
+        match line {
+            Ok(Some(line)) => session.line(line),
+            Ok(None) => {
+                tracing::info!("the client closed the connection");
+                break DRAIN_AFTER_EOF;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the client cannot be read");
+                break Duration::ZERO;
+            }
+        }
+    };
+    session.end(grace).await;
+    outbox.close();
+    let _ = timeout(LAST_WRITE, writing).await;
+    Ok(())
+}
+
+/// Returns our stdin. Pipes and sockets are read without a thread in between; a terminal or a file is
+/// not, because the first would be made non-blocking for others and the second cannot be.
+fn input() -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+    Ok(match unshared(io::stdin())? {
+        Some(file) => Box::new(pipe::Receiver::from_file_unchecked(file)?),
+        None => Box::new(tokio::io::stdin()),
+    })
+}
+
+/// Returns our stdout, as [`input`] does.
+fn output() -> io::Result<Box<dyn AsyncWrite + Send + Unpin>> {
+    Ok(match unshared(io::stdout())? {
+        Some(file) => Box::new(pipe::Sender::from_file_unchecked(file)?),
+        None => Box::new(tokio::io::stdout()),
+    })
+}
+
+/// Returns a non-blocking handle if `stream` is a pipe or a socket.
+fn unshared(stream: impl AsFd) -> io::Result<Option<File>> {
+    let fd = stream.as_fd();
+    match FileType::from_raw_mode(rustix::fs::fstat(fd)?.st_mode) {
+        FileType::Fifo | FileType::Socket => {}
+        _ => return Ok(None),
+    }
+    rustix::fs::fcntl_setfl(fd, rustix::fs::fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
+    let owned: OwnedFd = fd.try_clone_to_owned()?;
+    Ok(Some(File::from(owned)))
+}

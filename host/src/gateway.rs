@@ -1,0 +1,110 @@
+//! The path of a call, on one screen.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::aggregator::{Aggregator, Answer, Target, builtin};
+use crate::downstream::OpenRequest;
+use crate::mcp::Message;
+use crate::pipeline::{CallError, Exchange, Outcome, Pipeline};
+
+/// The pipeline every call passes, whichever session it belongs to.
+#[derive(Clone)]
+pub struct Gateway {
+    /// Empty until the components are compiled; calls wait for it.
+    pipeline: watch::Receiver<Option<Arc<Pipeline>>>,
+}
+
+/// A request on its way in.
+pub struct Call<'a> {
+    /// The upstreams of its session.
+    pub aggregator: &'a Aggregator,
+    /// As the client sent it.
+    pub message: &'a Message,
+    /// Where it goes, or why nowhere: that is known before the stages run, so that they can record
+    /// it, and told after, so that they do.
+    pub target: Result<Target, CallError>,
+    /// Its client may withdraw it.
+    pub open: &'a OpenRequest,
+}
+
+impl Gateway {
+    /// Returns a gateway whose calls wait until `pipeline` holds one.
+    pub fn new(pipeline: watch::Receiver<Option<Arc<Pipeline>>>) -> Self {
+        Self { pipeline }
+    }
+
+    /// Answers one call, whatever transport it came by. The message is the upstream's answer, if the
+    /// outcome is one.
+    pub async fn handle(
+        &self,
+        call: Call<'_>,
+        mut exchange: Box<Exchange>,
+    ) -> (Box<Exchange>, Option<Message>) {
+        let Some(pipeline) = self.pipeline().await else {
+            exchange.outcome = Some(Outcome::Failed(CallError::NoPipeline));
+            return (exchange, None);
+        };
+        let (mut exchange, entered) = pipeline.before_request(exchange).await;
+        let mut answer = None;
+        if exchange.outcome.is_none() {
+            let open = call.open;
+            let outcome = tokio::select! {
+                answered = answer_of(call, &pipeline, &exchange) => match answered {
+                    Ok((outcome, message)) => {
+                        answer = message;
+                        outcome
+                    }
+                    Err(error) => Outcome::Failed(error),
+                },
+                () = open.cancelled() => Outcome::Failed(CallError::Cancelled),
+            };
+            exchange.outcome = Some(outcome);
+        }
+        (pipeline.after_response(entered, exchange).await, answer)
+    }
+
+    /// Returns the pipeline, waiting while it is being loaded. None if it cannot be.
+    async fn pipeline(&self) -> Option<Arc<Pipeline>> {
+        if let Some(pipeline) = &*self.pipeline.borrow() {
+            return Some(Arc::clone(pipeline));
+        }
+        self.pipeline.clone().wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+/// Asks whoever is to answer a call that passed the stages.
+async fn answer_of(
+    call: Call<'_>,
+    pipeline: &Pipeline,
+    exchange: &Exchange,
+) -> Result<Answer, CallError> {
+    let Call { aggregator, message, target, open } = call;
+    let target = match exchange.params_edited {
+        true => aggregator.resolve(&exchange.method, &exchange.params)?,
+        false => target?,
+    };
+    let result = |json: Bytes| (Outcome::Result { json, tool_error: false }, None);
+    Ok(match target {
+        Target::Upstream { upstream, edit, .. } => {
+            let sent = |connection: &Arc<_>, id| open.sent(connection, id);
+            let answer =
+                aggregator.forward(&upstream, message, &exchange.params, edit, sent).await?;
+            if exchange.method.starts_with("resources/")
+                && matches!(answer.0, Outcome::Result { .. })
+            {
+                aggregator.subscribed(&exchange.method, &exchange.params, &upstream);
+            }
+            answer
+        }
+        Target::List(kind) => result(aggregator.list(kind).await),
+        Target::Status => result(builtin::status(aggregator, &pipeline.stages())),
+        Target::TaskList => result(aggregator.list_tasks().await),
+        Target::LogLevel => {
+            aggregator.set_log_level(exchange.params.clone());
+            result(Bytes::from_static(b"{}"))
+        }
+    })
+}

@@ -1,0 +1,12 @@
+//! MCP on the wire: the raw envelope, names of methods and revisions, edits. No I/O, no policy.
+
+pub mod json;
+mod message;
+mod revision;
+
+pub use json::JsonError;
+pub use message::{
+    Kind, Message, MessageError, error_line, notification_line, recover_id, request_line,
+    result_line,
+};
+pub use revision::{Era, Revision};

@@ -1,0 +1,353 @@
+//! One connection to an upstream: our ids, the calls that are open, their deadlines. Knows JSON-RPC
+//! and no transport.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::UpstreamError;
+use crate::mcp::{self, Message};
+use crate::wire::{NotQueued, Outbox};
+
+/// However much progress a call reports, it ends after this many times its timeout.
+const TIMEOUT_FACTOR_MAX: u32 = 6;
+
+/// Progress tokens of tasks are remembered for this many tasks; then the oldest is forgotten.
+const TASK_TOKENS_MAX: usize = 1024;
+
+/// A connection to an upstream.
+#[derive(Debug)]
+pub struct Connection {
+    upstream: Arc<str>,
+    outbox: Arc<Outbox>,
+    last_id: AtomicU64,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    /// Calls without an answer, by our id. Ids rise, so the first is the oldest.
+    calls: BTreeMap<u64, OpenCall>,
+    /// Progress tokens of calls that went on as tasks.
+    task_tokens: BTreeMap<u64, Bytes>,
+    /// Requests of the upstream that the client has not answered.
+    asked: usize,
+    /// Why there is no connection any more.
+    lost: Option<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct OpenCall {
+    answer: oneshot::Sender<Result<Message, UpstreamError>>,
+    /// The caller's own progress token, as raw JSON.
+    progress_token: Option<Bytes>,
+    /// When the upstream last reported progress.
+    active: Instant,
+}
+
+/// How a call may end without an answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Without progress, the call is given up after this long.
+    pub timeout: Duration,
+    /// The upstream is told when it is given up. `initialize` must not be cancelled (basic/utilities/cancellation).
+    pub cancels: bool,
+}
+
+impl Connection {
+    /// Returns a connection whose messages leave through `outbox`.
+    pub fn new(upstream: Arc<str>, outbox: Arc<Outbox>) -> Self {
+        Self { upstream, outbox, last_id: AtomicU64::new(0), open: Mutex::default() }
+    }
+
+    /// Sends one call and waits for its answer, which may be an error of the upstream's own.
+    ///
+    /// `compose` makes the line, in pieces, from our id; the id serves as the progress token too.
+    /// `sent` learns the id before the line leaves.
+    ///
+    /// # Errors
+    ///
+    /// - [`UpstreamError::Closed`]: gone before the call was sent. Safe to retry.
+    /// - [`UpstreamError::Lost`], [`UpstreamError::Deadline`]: the tool may have run. Never retry.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future sends `notifications/cancelled`, unless [`Connection::forget`] was called.
+    pub async fn call(
+        &self,
+        patience: Patience,
+        progress_token: Option<Bytes>,
+        compose: impl FnOnce(u64) -> Vec<Bytes>,
+        sent: impl FnOnce(u64),
+    ) -> Result<Message, UpstreamError> {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let line = compose(id);
+        let (answer, mut answered) = oneshot::channel();
+        let started = Instant::now();
+        {
+            let mut open = self.lock();
+            if let Some(reason) = &open.lost {
+                return Err(self.closed(reason));
+            }
+            open.calls.insert(id, OpenCall { answer, progress_token, active: started });
+        }
+        let guard = CallGuard { connection: self, id, cancels: patience.cancels };
+        sent(id);
+        if let Err(reason) = self.outbox.push(&line) {
+            self.forget(id);
+            return Err(self.closed(match reason {
+                NotQueued::Full => "it does not read its input",
+                NotQueued::Closed => "its input is closed",
+            }));
+        }
+        let end = started + patience.timeout * TIMEOUT_FACTOR_MAX;
+        let mut deadline = started + patience.timeout;
+        loop {
+            if let Ok(answer) = timeout_at(deadline, &mut answered).await {
+                return answer
+                    .unwrap_or_else(|_| Err(self.lost_error("the connection was dropped")));
+            }
+            match self.active(id).map(|active| (active + patience.timeout).min(end)) {
+                Some(later) if later > Instant::now() => deadline = later,
+                Some(_) => {
+                    drop(guard);
+                    let upstream = self.upstream.to_string();
+                    return Err(UpstreamError::Deadline { upstream, limit: deadline - started });
+                }
+                None => deadline = end,
+            }
+        }
+    }
+
+    /// Returns when a call was last heard of; now, while the upstream waits for the client.
+    fn active(&self, id: u64) -> Option<Instant> {
+        let open = self.lock();
+        let active = open.calls.get(&id)?.active;
+        Some(if open.asked > 0 { Instant::now() } else { active })
+    }
+
+    /// Hands a response to the call it belongs to. Returns false if there is none (any more).
+    pub fn answer(&self, response: Message) -> bool {
+        let Some(call) = response.id_number().and_then(|id| {
+            let mut open = self.lock();
+            let call = open.calls.remove(&id)?;
+            let token =
+                call.progress_token.clone().filter(|_| response.body_member("task").is_some());
+            if let Some(token) = token {
+                // A task's progress goes on under the call's token (2025-11-25, basic/utilities/tasks).
+                open.task_tokens.insert(id, token);
+                if open.task_tokens.len() > TASK_TOKENS_MAX {
+                    open.task_tokens.pop_first();
+                }
+            }
+            Some(call)
+        }) else {
+            return false;
+        };
+        call.answer.send(Ok(response)).is_ok()
+    }
+
+    /// Returns the caller's own token for one of ours, and notes that the call is alive. `None` for
+    /// a token that is unknown or late.
+    pub fn progress(&self, token: &[u8]) -> Option<Bytes> {
+        let id: u64 = std::str::from_utf8(token).ok()?.parse().ok()?;
+        let mut open = self.lock();
+        match open.calls.get_mut(&id) {
+            Some(call) => {
+                call.active = Instant::now();
+                call.progress_token.clone()
+            }
+            None => open.task_tokens.get(&id).cloned(),
+        }
+    }
+
+    /// Fails the call an unreadable message was meant for, or the oldest one: it would wait in vain.
+    pub fn fail_one(&self, id: Option<u64>, reason: &str) {
+        let call = {
+            let mut open = self.lock();
+            let id = id
+                .filter(|id| open.calls.contains_key(id))
+                .or_else(|| open.calls.keys().next().copied());
+            id.and_then(|id| open.calls.remove(&id))
+        };
+        if let Some(call) = call {
+            let upstream = self.upstream.to_string();
+            let _ = call
+                .answer
+                .send(Err(UpstreamError::Invalid { upstream, reason: reason.to_owned() }));
+        }
+    }
+
+    /// Fails all open calls and refuses further ones.
+    pub fn lose(&self, reason: &str) {
+        let calls = {
+            let mut open = self.lock();
+            open.lost = Some(reason.into());
+            std::mem::take(&mut open.calls)
+        };
+        self.outbox.close();
+        for call in calls.into_values() {
+            let _ = call.answer.send(Err(self.lost_error(reason)));
+        }
+    }
+
+    /// Sends a line that needs no answer. A peer that is gone or does not read misses it.
+    pub fn send(&self, line: &[Bytes]) {
+        let _ = self.outbox.push(line);
+    }
+
+    /// Forgets a call: its answer is dropped, and the upstream is not told.
+    pub fn forget(&self, id: u64) -> bool {
+        self.lock().calls.remove(&id).is_some()
+    }
+
+    /// Notes that the upstream waits for the client, and calls must be patient.
+    pub fn asks(&self) {
+        self.lock().asked += 1;
+    }
+
+    /// Notes that the client has answered.
+    pub fn asked(&self) {
+        let mut open = self.lock();
+        open.asked = open.asked.saturating_sub(1);
+        let now = Instant::now();
+        for call in open.calls.values_mut() {
+            call.active = now;
+        }
+    }
+
+    /// Returns the number of open calls.
+    pub fn open_calls(&self) -> usize {
+        self.lock().calls.len()
+    }
+
+    fn closed(&self, reason: &str) -> UpstreamError {
+        UpstreamError::Closed { upstream: self.upstream.to_string(), reason: reason.to_owned() }
+    }
+
+    fn lost_error(&self, reason: &str) -> UpstreamError {
+        UpstreamError::Lost { upstream: self.upstream.to_string(), reason: reason.to_owned() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        // Whole between any two statements.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Cancels a call that nobody waits for any more.
+struct CallGuard<'a> {
+    connection: &'a Connection,
+    id: u64,
+    cancels: bool,
+}
+
+impl Drop for CallGuard<'_> {
+    fn drop(&mut self) {
+        if self.connection.forget(self.id) && self.cancels {
+            let params =
+                format!(r#"{{"requestId":{},"reason":"given up by the gateway"}}"#, self.id);
+            let line = mcp::notification_line("notifications/cancelled", params.as_bytes());
+            self.connection.send(&[line.into()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience { timeout: Duration::from_secs(60), cancels: true };
+
+    fn connection() -> (Arc<Connection>, Arc<Outbox>) {
+        let outbox = Arc::new(Outbox::default());
+        (Arc::new(Connection::new("files".into(), Arc::clone(&outbox))), outbox)
+    }
+
+    fn compose(id: u64) -> Vec<Bytes> {
+        vec![mcp::request_line(id, "tools/call", b"{}").into()]
+    }
+
+    fn message(text: String) -> Message {
+        Message::parse(Bytes::from(text)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_answer_reaches_its_call_and_a_late_one_nobody() {
+        let (connection, _outbox) = connection();
+        let answered = async {
+            tokio::task::yield_now().await;
+            assert!(
+                connection.answer(message(r#"{"jsonrpc":"2.0","id":1,"result":{"a":1}}"#.into()))
+            );
+            assert!(!connection.answer(message(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into())));
+        };
+
+        let (answer, ()) = tokio::join!(connection.call(PATIENCE, None, compose, |_| {}), answered);
+
+        assert_eq!(answer.unwrap().body(), r#"{"a":1}"#);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_keeps_a_call_alive_but_not_for_ever() {
+        let (connection, _outbox) = connection();
+        let token = Bytes::from_static(b"\"t\"");
+        let progressing = async {
+            for _ in 0..100 {
+                tokio::time::sleep(Duration::from_secs(50)).await;
+                if connection.progress(b"1").is_none() {
+                    break;
+                }
+            }
+        };
+        let started = Instant::now();
+
+        let (answer, ()) =
+            tokio::join!(connection.call(PATIENCE, Some(token), compose, |_| {}), progressing);
+
+        assert!(matches!(answer.unwrap_err(), UpstreamError::Deadline { .. }));
+        assert!(started.elapsed() >= Duration::from_secs(360));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_given_up_is_cancelled_upstream() {
+        let (connection, outbox) = connection();
+
+        let answer = connection.call(PATIENCE, None, compose, |_| {}).await;
+
+        assert!(matches!(answer.unwrap_err(), UpstreamError::Deadline { .. }));
+        outbox.close();
+        let mut written = Vec::new();
+        outbox.write_to(&mut written).await.unwrap();
+        let written = String::from_utf8(written).unwrap();
+        assert!(
+            written.ends_with(
+                "\"params\":{\"requestId\":1,\"reason\":\"given up by the gateway\"}}\n"
+            ),
+            "{written}"
+        );
+    }
+
+    #[tokio::test]
+    async fn open_calls_fail_when_the_connection_is_lost() {
+        let (connection, _outbox) = connection();
+        let lost = async {
+            tokio::task::yield_now().await;
+            connection.lose("it exited with code 3");
+        };
+
+        let (answer, ()) = tokio::join!(connection.call(PATIENCE, None, compose, |_| {}), lost);
+
+        assert_eq!(
+            answer.unwrap_err().to_string(),
+            "upstream `files` ended during the call: it exited with code 3"
+        );
+        let next = connection.call(PATIENCE, None, compose, |_| {}).await;
+        assert!(matches!(next.unwrap_err(), UpstreamError::Closed { .. }));
+    }
+}

@@ -1,0 +1,342 @@
+//! Reading, on a connection of its own: it sees what is committed and holds nobody up.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::schema::{self, FileId};
+use crate::{Reader, StoreError};
+use crate::filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
+use crate::metrics::{self, Figure, Key};
+use crate::record::{AuditOutcome, MetricValue, Severity, Status, UpstreamStatus};
+use crate::stored;
+
+/// Reads a database that a gateway writes, or has written.
+///
+/// Has the reading half of [`Store`](crate::Store).
+#[derive(Debug)]
+pub struct SqliteReader {
+    path: PathBuf,
+    /// Opened when it is first needed, with the file it has open.
+    connection: Mutex<Option<(Connection, Option<FileId>)>>,
+}
+
+impl SqliteReader {
+    /// Opens a database that exists. Makes no file and starts no thread.
+    ///
+    /// # Errors
+    ///
+    /// - [`StoreError::TooNew`]: a newer Ultra made it.
+    /// - [`StoreError::Open`]: not there, not ours, or damaged.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let path = path.into();
+        let opened = (schema::open_read_only(&path)?, schema::file_id(&path));
+        Ok(Self { path, connection: Mutex::new(Some(opened)) })
+    }
+
+    /// The path of the database.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn lazy(path: PathBuf) -> Self {
+        Self { path, connection: Mutex::new(None) }
+    }
+
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let file = schema::file_id(&self.path);
+        let open = match connection.take() {
+            Some((open, of)) if of == file => open,
+            Some(_) | None => schema::open_read_only(&self.path)?,
+        };
+        let result = read(&open);
+        // After an error the next reading begins afresh.
+        *connection = result.is_ok().then_some((open, file));
+        result.map_err(|error| StoreError::Database { source: schema::cause(error) })
+    }
+
+    /// See [`Store::catalog`](crate::Store::catalog).
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
+    pub fn catalog(&self, upstream: &str, fingerprint: &str) -> Result<Option<Bytes>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT catalog FROM catalogs WHERE upstream = ? AND fingerprint = ?",
+                )?
+                .query_row([upstream, fingerprint], |row| row.get::<_, Vec<u8>>(0))
+                .optional()
+                .map(|catalog| catalog.map(Bytes::from))
+        })
+    }
+}
+
+impl Reader for SqliteReader {
+    fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError> {
+        let id = filter.id.as_deref().map(stored::parse_id);
+        if id == Some(None) {
+            return Ok(Vec::new());
+        }
+        let id = id.flatten().map(u128::to_be_bytes);
+        let order = Order::of(filter.after_seq);
+        let sql = format!(
+            "SELECT t.seq, t.id, t.trace_id, t.span_id, t.parent_span_id, t.operation, t.method,
+                 t.upstream, t.name, p.request, p.response, t.request_bytes, t.response_bytes,
+                 t.status, t.error, t.duration, t.started, t.principal, t.session_id, t.metadata
+             FROM traces t LEFT JOIN trace_payloads p ON p.seq = t.seq
+             WHERE t.seq > ?1
+                 AND (?2 IS NULL OR t.upstream = ?2)
+                 AND (?3 IS NULL OR t.name = ?3)
+                 AND (?4 IS NULL OR t.operation = ?4)
+                 AND (?5 IS NULL OR t.status = ?5)
+                 AND (?6 IS NULL OR t.trace_id = ?6 OR t.id = ?6)
+                 AND t.started >= ?7 AND t.started < ?8
+             ORDER BY t.seq {} LIMIT ?9",
+            order.sql()
+        );
+        let rows = self.read(|connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            let parameters = params![
+                filter.after_seq.unwrap_or(i64::MIN),
+                filter.upstream,
+                filter.name,
+                filter.operation,
+                filter.status.map(status_code),
+                id,
+                filter.since_unix_ns.unwrap_or(i64::MIN),
+                filter.until_unix_ns.unwrap_or(i64::MAX),
+                limit(filter.limit),
+            ];
+            statement.query_map(parameters, trace_row)?.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        Ok(order.newest_first(rows))
+    }
+
+    fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
+        let order = Order::of(filter.after_seq);
+        let sql = format!(
+            "SELECT seq, id, trace_id, event_type, severity, upstream, action, principal, session_id,
+                 outcome, reason, details, at
+             FROM audit_events
+             WHERE seq > ?1
+                 AND (?2 IS NULL OR upstream = ?2)
+                 AND (?3 IS NULL OR action = ?3)
+                 AND (?4 IS NULL OR event_type = ?4)
+                 AND (?5 IS NULL OR outcome = ?5)
+                 AND at >= ?6 AND at < ?7
+             ORDER BY seq {} LIMIT ?8",
+            order.sql()
+        );
+        let rows = self.read(|connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            let parameters = params![
+                filter.after_seq.unwrap_or(i64::MIN),
+                filter.upstream,
+                filter.name,
+                filter.event_type,
+                filter.outcome.map(outcome_code),
+                filter.since_unix_ns.unwrap_or(i64::MIN),
+                filter.until_unix_ns.unwrap_or(i64::MAX),
+                limit(filter.limit),
+            ];
+            statement.query_map(parameters, audit_row)?.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        Ok(order.newest_first(rows))
+    }
+
+    fn metric_rows(&self, filter: &MetricFilter) -> Result<Vec<MetricRow>, StoreError> {
+        let figures = self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT instrument, operation, upstream, name, unit, value FROM metrics
+                 WHERE minute >= ?1 AND minute < ?2
+                     AND (?3 IS NULL OR instrument = ?3)
+                     AND (?4 IS NULL OR upstream = ?4)
+                     AND (?5 IS NULL OR name = ?5)
+                 ORDER BY minute",
+            )?;
+            let parameters = params![
+                filter.since_unix_ns.map_or(i64::MIN, metrics::minute),
+                filter.until_unix_ns.map_or(i64::MAX, metrics::minute),
+                filter.instrument,
+                filter.upstream,
+                filter.name,
+            ];
+            statement.query_map(parameters, figure)?.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        Ok(metrics::sum(figures))
+    }
+
+    fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT status FROM upstreams ORDER BY at DESC, upstream")?;
+            let status = |row: &Row<'_>| parse(row, 0);
+            statement.query_map([], status)?.collect()
+        })
+    }
+}
+
+/// Which end of the table to begin at.
+#[derive(Clone, Copy)]
+enum Order {
+    NewestFirst,
+    /// Following: what comes next.
+    OldestFirst,
+}
+
+impl Order {
+    fn of(after_seq: Option<i64>) -> Self {
+        if after_seq.is_some() { Self::OldestFirst } else { Self::NewestFirst }
+    }
+
+    fn sql(self) -> &'static str {
+        match self {
+            Self::NewestFirst => "DESC",
+            Self::OldestFirst => "ASC",
+        }
+    }
+
+    fn newest_first<T>(self, mut rows: Vec<T>) -> Vec<T> {
+        match self {
+            Self::NewestFirst => {}
+            Self::OldestFirst => rows.reverse(),
+        }
+        rows
+    }
+}
+
+fn limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn trace_row(row: &Row<'_>) -> rusqlite::Result<TraceRow> {
+    let span_id = |id: i64| stored::span_id_hex(id.cast_unsigned());
+    let payload =
+        |index| row.get::<_, Option<String>>(index).map(|payload| payload.map(stored::raw_json));
+    Ok(TraceRow {
+        seq: row.get(0)?,
+        id: uuid::Uuid::from_bytes(row.get(1)?).to_string(),
+        trace_id: stored::trace_id_hex(u128::from_be_bytes(row.get(2)?)),
+        span_id: span_id(row.get(3)?),
+        parent_span_id: row.get::<_, Option<i64>>(4)?.map(span_id),
+        operation: row.get(5)?,
+        method: row.get(6)?,
+        upstream: row.get(7)?,
+        name: row.get(8)?,
+        request: payload(9)?,
+        response: payload(10)?,
+        request_bytes: row.get::<_, i64>(11)?.unsigned_abs(),
+        response_bytes: row.get::<_, i64>(12)?.unsigned_abs(),
+        status: known(status(row.get(13)?), 13)?,
+        error: row.get(14)?,
+        duration: row.get::<_, i64>(15)?.cast_unsigned(),
+        timestamp: stored::timestamp(row.get(16)?),
+        principal: row.get(17)?,
+        session_id: row.get(18)?,
+        metadata: stored::raw_json(row.get(19)?),
+    })
+}
+
+fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
+    let trace_id = |id: [u8; 16]| stored::trace_id_hex(u128::from_be_bytes(id));
+    Ok(AuditRow {
+        seq: row.get(0)?,
+        id: uuid::Uuid::from_bytes(row.get(1)?).to_string(),
+        trace_id: row.get::<_, Option<[u8; 16]>>(2)?.map(trace_id),
+        event_type: row.get(3)?,
+        severity: known(severity(row.get(4)?), 4)?,
+        upstream: row.get(5)?,
+        action: row.get(6)?,
+        principal: row.get(7)?,
+        session_id: row.get(8)?,
+        outcome: known(outcome(row.get(9)?), 9)?,
+        reason: row.get(10)?,
+        details: stored::raw_json(row.get(11)?),
+        timestamp: stored::timestamp(row.get(12)?),
+    })
+}
+
+fn figure(row: &Row<'_>) -> rusqlite::Result<(Key, Figure)> {
+    let text = |index| row.get::<_, String>(index).map(Arc::<str>::from);
+    let some = |text: Arc<str>| Some(text).filter(|text| !text.is_empty());
+    let key = Key {
+        instrument: text(0)?,
+        operation: text(1)?,
+        upstream: some(text(2)?),
+        name: some(text(3)?),
+    };
+    Ok((key, Figure { unit: text(4)?, value: parse::<MetricValue>(row, 5)? }))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(&row.get::<_, String>(index)?).map_err(|error| {
+        let kind = rusqlite::types::Type::Text;
+        rusqlite::Error::FromSqlConversionFailure(index, kind, Box::new(error))
+    })
+}
+
+fn known<T>(value: Option<T>, index: usize) -> rusqlite::Result<T> {
+    value.ok_or_else(|| {
+        let kind = rusqlite::types::Type::Integer;
+        rusqlite::Error::FromSqlConversionFailure(index, kind, "not a known code".into())
+    })
+}
+
+/// These codes are in the database: a new variant gets a new one.
+pub(super) fn status_code(status: Status) -> i64 {
+    match status {
+        Status::Success => 0,
+        Status::Error => 1,
+    }
+}
+
+fn status(code: i64) -> Option<Status> {
+    [Status::Success, Status::Error].into_iter().find(|status| status_code(*status) == code)
+}
+
+/// See [`status_code`].
+pub(super) fn severity_code(severity: Severity) -> i64 {
+    match severity {
+        Severity::Info => 0,
+        Severity::Warning => 1,
+        Severity::Error => 2,
+        Severity::Critical => 3,
+    }
+}
+
+fn severity(code: i64) -> Option<Severity> {
+    [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical]
+        .into_iter()
+        .find(|severity| severity_code(*severity) == code)
+}
+
+/// See [`status_code`].
+pub(super) fn outcome_code(outcome: AuditOutcome) -> i64 {
+    match outcome {
+        AuditOutcome::Success => 0,
+        AuditOutcome::Failure => 1,
+        AuditOutcome::Error => 2,
+        AuditOutcome::Deny => 3,
+        AuditOutcome::Canceled => 4,
+    }
+}
+
+fn outcome(code: i64) -> Option<AuditOutcome> {
+    [
+        AuditOutcome::Success,
+        AuditOutcome::Failure,
+        AuditOutcome::Error,
+        AuditOutcome::Deny,
+        AuditOutcome::Canceled,
+    ]
+    .into_iter()
+    .find(|outcome| outcome_code(*outcome) == code)
+}

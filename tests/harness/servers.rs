@@ -1,0 +1,57 @@
+//! Servers other people wrote, installed by `cargo xtask test`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A directory with `npm/node_modules` and `py/bin`; `target/test-servers` if not set.
+const DIRECTORY: &str = "ULTRA_TEST_SERVERS";
+
+/// Returns the program of a server, such as `mcp-server-everything` or `mcp-server-time`.
+///
+/// None if it is not installed, which is said aloud, so that a test can leave early.
+///
+/// # Panics
+///
+/// If it is not installed and `CI` is `true`: there, a skipped test is a failed one.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let dir = directory();
+    let places = [dir.join("npm/node_modules/.bin").join(name), dir.join("py/bin").join(name)];
+    let found = places.into_iter().find(|path| path.exists());
+    if found.is_none() {
+        assert!(!is_ci(), "`{name}` is not installed in `{}`", dir.display());
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped: `{name}` is not installed in `{}`; `cargo xtask test` installs it where node and python3 are",
+            dir.display()
+        );
+    }
+    found
+}
+
+/// Says that a test is skipped, and why.
+///
+/// # Panics
+///
+/// If `CI` is `true`: there, a skipped test is a failed one.
+pub fn skip(why: &str) {
+    assert!(!is_ci(), "cannot run: {why}");
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}
+
+#[allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
+fn directory() -> PathBuf {
+    match std::env::var_os(DIRECTORY) {
+        Some(dir) => dir.into(),
+        None => target_dir(&crate::program("fake-upstream")).join("test-servers"),
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
+fn is_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| value == "true")
+}
+
+/// Returns the target directory, given a program in one of its profiles.
+fn target_dir(program: &Path) -> PathBuf {
+    program.ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default()
+}

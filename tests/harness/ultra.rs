@@ -1,0 +1,325 @@
+//! A gateway under test: its config, its directory, its processes.
+
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::process::{self, MARK};
+use crate::{Session, program};
+
+/// An upstream of the tests: `fake-upstream` with flags.
+#[derive(Debug, Clone)]
+pub struct Fake {
+    name: String,
+    args: Vec<String>,
+}
+
+impl Fake {
+    /// Returns one that behaves.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), args: vec!["--name".to_owned(), name.to_owned()] }
+    }
+
+    /// Adds a flag.
+    #[must_use]
+    pub fn flag(mut self, flag: &str) -> Self {
+        self.args.push(flag.to_owned());
+        self
+    }
+
+    /// Adds a flag with its value.
+    #[must_use]
+    pub fn option(mut self, flag: &str, value: impl ToString) -> Self {
+        self.args.push(flag.to_owned());
+        self.args.push(value.to_string());
+        self
+    }
+
+    /// Returns the command that starts it without a gateway.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(program("fake-upstream"));
+        command.args(&self.args);
+        command
+    }
+}
+
+/// What a gateway is started with.
+pub struct Setup {
+    dir: TempDir,
+    mark: String,
+    upstreams: String,
+    names: Vec<String>,
+    rest: String,
+    storage: Option<Value>,
+    args: Vec<OsString>,
+}
+
+impl Setup {
+    fn new(rest: &str) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("ultra-test-")
+            .tempdir()
+            .expect("a temporary directory");
+        let storage = json!({"backend": "sqlite", "path": dir.path().join("ultra.db")});
+        Self {
+            dir,
+            mark: uuid::Uuid::now_v7().to_string(),
+            upstreams: String::new(),
+            names: Vec::new(),
+            rest: rest.to_owned(),
+            storage: Some(storage),
+            args: Vec::new(),
+        }
+    }
+
+    /// Adds an upstream. [`Self::connect`] waits for its tools.
+    #[must_use]
+    pub fn upstream(mut self, fake: &Fake) -> Self {
+        self.names.push(fake.name.clone());
+        self.server(&fake.name, &program("fake-upstream"), &fake.args)
+    }
+
+    /// Adds an upstream that is not expected to come up.
+    #[must_use]
+    pub fn dead_upstream(self, name: &str, command: &Path, args: &[String]) -> Self {
+        self.server(name, command, args)
+    }
+
+    /// Adds an upstream that is any program.
+    #[must_use]
+    pub fn server(mut self, name: &str, command: &Path, args: &[String]) -> Self {
+        // JSON strings and lists are YAML.
+        let (command, args) = (json!(command), json!(args));
+        let env = json!({MARK: self.mark});
+        write!(
+            self.upstreams,
+            "  {name}:\n    command: {command}\n    args: {args}\n    env: {env}\n    enabled: true\n"
+        )
+        .expect("writing to a string cannot fail");
+        self
+    }
+
+    /// Adds top-level keys to the config, as YAML.
+    #[must_use]
+    pub fn yaml(mut self, yaml: &str) -> Self {
+        self.rest.push_str(yaml);
+        self.rest.push('\n');
+        self
+    }
+
+    /// Keeps records in memory.
+    #[must_use]
+    pub fn memory(mut self) -> Self {
+        self.storage = Some(json!({"backend": "memory"}));
+        self
+    }
+
+    /// Leaves `storage` to [`Self::yaml`].
+    #[must_use]
+    pub fn no_storage(mut self) -> Self {
+        self.storage = None;
+        self
+    }
+
+    /// Adds an argument after `ultra start --config FILE`.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Returns the directory of this test.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Writes the config and returns its path.
+    pub fn write_config(&self) -> PathBuf {
+        let mut text = self.rest.clone();
+        if let Some(storage) = &self.storage {
+            writeln!(text, "storage: {storage}").expect("writing to a string cannot fail");
+        }
+        if !self.upstreams.is_empty() {
+            writeln!(text, "upstream:\n{}", self.upstreams)
+                .expect("writing to a string cannot fail");
+        }
+        let path = self.dir.path().join("config.yaml");
+        std::fs::write(&path, text).expect("the temporary directory is writable");
+        path
+    }
+
+    /// Returns `ultra` with this test's home directory and nothing else of the user's.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(program("ultra-dup"));
+        self.configure(&mut command);
+        command
+    }
+
+    /// Gives a command this test's home directory and mark.
+    pub fn configure(&self, command: &mut Command) {
+        let dir = self.dir.path();
+        command
+            .env("HOME", dir)
+            .env("XDG_CONFIG_HOME", dir.join("config"))
+            .env("XDG_CACHE_HOME", cache_dir())
+            .env("XDG_DATA_HOME", dir.join("data"))
+            .env("XDG_STATE_HOME", dir.join("state"))
+            .env(MARK, &self.mark)
+            .current_dir(dir);
+    }
+
+    /// Returns the arguments of `ultra start`, after writing the config.
+    pub fn start_args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> =
+            vec!["start".into(), "--config".into(), self.write_config().into()];
+        args.extend(self.args.iter().cloned());
+        args
+    }
+
+    /// Starts the gateway and says nothing to it.
+    pub fn start(self) -> Ultra {
+        let mut command = self.command();
+        command.args(self.start_args());
+        self.start_with(command)
+    }
+
+    /// Starts the gateway by a command of one's own, such as a wrapper around `ultra`.
+    pub fn start_with(self, command: Command) -> Ultra {
+        Ultra { session: Some(Session::start(command)), setup: self }
+    }
+
+    /// Starts the gateway, shakes hands, and waits until each upstream's tools are listed.
+    pub async fn connect(self, capabilities: Value) -> Ultra {
+        let ultra = self.start();
+        ultra.initialize(capabilities).await;
+        ultra.ready().await;
+        ultra
+    }
+}
+
+/// Compiled components are shared between tests: compiling them anew would be most of a test's time.
+fn cache_dir() -> PathBuf {
+    let mut path = program("ultra-dup");
+    path.set_file_name("test-cache");
+    path
+}
+
+/// A running gateway and the client's session with it. No process of it survives this value.
+pub struct Ultra {
+    session: Option<Session>,
+    setup: Setup,
+}
+
+impl Ultra {
+    /// Returns the setup of a gateway without upstreams, which records in SQLite.
+    pub fn setup() -> Setup {
+        Setup::new("")
+    }
+
+    /// Returns the setup of a gateway with this config, to which nothing is added but upstreams.
+    pub fn config(yaml: &str) -> Setup {
+        Setup::new(yaml).no_storage()
+    }
+
+    /// Waits until each upstream that was announced has its tools listed.
+    pub async fn ready(&self) {
+        let prefixes: Vec<_> = self.setup.names.iter().map(|name| format!("{name}__")).collect();
+        self.tools_until("the tools of every upstream", |tools| {
+            prefixes.iter().all(|prefix| tools.iter().any(|tool| tool.starts_with(prefix)))
+        })
+        .await;
+    }
+
+    /// Returns the directory of this test.
+    pub fn dir(&self) -> &Path {
+        self.setup.dir()
+    }
+
+    /// Runs another `ultra` command with the same config, such as `ultra audit --json`.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be run.
+    pub async fn run(&self, args: &[&str]) -> Output {
+        let mut command = self.setup.command();
+        command.args(args).arg("--config").arg(self.dir().join("config.yaml"));
+        let output = tokio::process::Command::from(command).kill_on_drop(true).output();
+        match tokio::time::timeout(crate::session::PATIENCE, output).await {
+            Ok(output) => {
+                output.unwrap_or_else(|error| panic!("cannot run `ultra {args:?}`: {error}"))
+            }
+            Err(_) => panic!("`ultra {args:?}` does not end"),
+        }
+    }
+
+    /// Returns the living processes of this gateway: itself, upstreams, what those started.
+    pub fn processes(&self) -> Vec<u32> {
+        process::marked(&self.setup.mark)
+    }
+
+    /// Waits until no process of this gateway is left.
+    ///
+    /// # Panics
+    ///
+    /// If there still is one after 10 s, naming it.
+    pub async fn no_process_left(&self) {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "orphans after 10 s: {}",
+                describe(&left)
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the gateway has ended.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        self.session.as_mut().expect("the session is taken in `restart` only").ended().await
+    }
+
+    /// Starts another gateway in the same directory, after this one has ended or is killed.
+    pub fn restart(self) -> Self {
+        let mut this = self;
+        drop(this.session.take());
+        let mut command = this.setup.command();
+        command.args(this.setup.start_args());
+        this.session = Some(Session::start(command));
+        this
+    }
+}
+
+impl Deref for Ultra {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        self.session.as_ref().expect("the session is taken in `restart` only")
+    }
+}
+
+impl Drop for Ultra {
+    fn drop(&mut self) {
+        drop(self.session.take());
+        for pid in self.processes() {
+            process::signal(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+fn describe(pids: &[u32]) -> String {
+    let name = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        format!("{pid} ({})", String::from_utf8_lossy(&line).replace('\0', " "))
+    };
+    pids.iter().map(name).collect::<Vec<_>>().join(", ")
+}
