@@ -10,6 +10,7 @@ pub mod pipeline;
 pub mod plugins;
 pub mod telemetry;
 pub mod upstream;
+pub mod wasm;
 pub mod wire;
 
 /// Returns an error and its causes, joined with `: `.

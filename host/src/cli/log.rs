@@ -3,13 +3,13 @@
 //! A client that does not read our stderr must not stop its calls: when it falls behind, lines are
 //! dropped and counted.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::LogLevel;
+use crate::config::{Environment, LogLevel};
 
 /// So much may wait to be written.
 const BUFFER_BYTES_MAX: usize = 1 << 20;
@@ -37,7 +37,7 @@ struct State {
 }
 
 /// Starts the log.
-pub(super) fn start(level: LogLevel, colour: bool) -> Log {
+pub(super) fn start(level: LogLevel, environment: &Environment) -> Log {
     let log = Log::default();
     let thread = log.clone();
     // If there can be no thread, there is no log; calls go on.
@@ -52,7 +52,7 @@ pub(super) fn start(level: LogLevel, colour: bool) -> Log {
         .with_writer(log.clone())
         .with_max_level(level)
         .with_target(false)
-        .with_ansi(colour)
+        .with_ansi(io::stderr().is_terminal() && environment.get("NO_COLOR").is_none())
         .finish();
     let _ = tracing::subscriber::set_global_default(subscriber);
     log

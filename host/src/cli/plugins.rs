@@ -7,7 +7,7 @@ use super::text::clean;
 use super::{CliError, CliResult, Output};
 use crate::config::Config;
 use crate::pipeline::FailureMode;
-use crate::plugins::PluginInfo;
+use crate::plugins::{PluginInfo, State, plan};
 
 /// As long as is needed to tell one component from another.
 const DIGEST_CHARS: usize = 12;
@@ -45,7 +45,7 @@ pub(super) fn run(args: &Args, config: &Config, out: &mut Output) -> CliResult {
         Some(Command::List(list)) => list,
         None => &args.list,
     };
-    show(&crate::plugins::list(&config.plugins, list.plugins.as_deref()), list.json, out)
+    show(&plan(&config.plugins, list.plugins.as_deref())?.infos(), list.json, out)
 }
 
 fn show(plugins: &[PluginInfo], json: bool, out: &mut Output) -> CliResult {

@@ -13,7 +13,11 @@ use super::{CliError, CliResult, log};
 use crate::config::{Backend, Config, Endpoint, Environment};
 use crate::downstream::{Setup, stdio};
 use crate::gateway::Gateway;
+use crate::pipeline::Pipeline;
+use crate::plugins::{self, Plugins};
+use crate::telemetry::{self, Exporter};
 use crate::upstream::{Guard, Program};
+use crate::wasm::{CachePlace, Outlets, Runtime, SpanSink};
 
 /// Measurements are handed to the store this often, while there are some.
 const METRICS_PERIOD: Duration = Duration::from_secs(5);
@@ -33,6 +37,151 @@ pub(super) struct Args {
     /// Start although a component of the directory was refused
     #[arg(long)]
     allow_refused_plugins: bool,
+}
+
+pub(super) async fn run(args: Args, mut config: Config, environment: &Environment) -> CliResult {
+    config.plugins.allow_refused |= args.allow_refused_plugins;
+    let log = log::start(config.server.log_level, environment);
+    for warning in &config.warnings {
+        tracing::warn!("config: {warning}");
+    }
+    let plan = plugins::plan(&config.plugins, args.plugins.as_deref())?;
+    for warning in plan.warnings() {
+        tracing::warn!("plugins: {warning}");
+    }
+    for refused in plan.refused() {
+        tracing::warn!("plugin `{}` is refused: {}", refused.file, refused.reason);
+    }
+    plan.check()?;
+
+    let redactor = Redactor::new(config.secrets());
+    let store = open_store(&config, &redactor)?;
+    let shutdown = CancellationToken::new();
+    end_at_signals(&shutdown)?;
+    let exporter = export(&config, redactor)?;
+    let (pipeline, loading) = watch::channel(None);
+    let outlets = Outlets {
+        store: Arc::clone(&store),
+        spans: exporter.clone().map(|exporter| exporter as Arc<dyn SpanSink>),
+    };
+    let place = cache_place(&config);
+    let loader = {
+        let (store, shutdown) = (Arc::clone(&store), shutdown.clone());
+        // Clients wait for the answer to `initialize`; components compile meanwhile.
+        tokio::task::spawn_blocking(move || load(plan, &place, &outlets, store, &pipeline, &shutdown))
+    };
+    let setup = Setup {
+        gateway: Gateway::new(loading),
+        server_name: config.server.name.clone(),
+        programs: programs(&config, environment),
+        guard: Arc::new(Guard::new(std::env::current_exe()?)),
+        store: Arc::clone(&store),
+        shutdown: shutdown.clone(),
+        call_timeout: config.server.call_timeout,
+        exporter: exporter.clone(),
+    };
+    let measuring = async {
+        let loaded = loader.await.map_err(std::io::Error::other)??;
+        keep_measurements(&loaded, &store, exporter.as_deref(), &shutdown).await;
+        Ok::<_, CliError>(())
+    };
+    let (served, measured) = tokio::join!(
+        async {
+            let served = stdio::serve(setup).await;
+            shutdown.cancel();
+            served
+        },
+        measuring
+    );
+    if !store.flush(Instant::now() + LAST_FLUSH) {
+        tracing::error!("not all records could be stored in time");
+    }
+    if let Some(exporter) = exporter {
+        exporter.shutdown();
+    }
+    log.flush();
+    measured?;
+    served?;
+    Ok(())
+}
+
+/// Compiles and starts the plugins, and lets the calls go that wait for them.
+fn load(
+    plan: plugins::Plan,
+    place: &CachePlace,
+    outlets: &Outlets,
+    store: Arc<dyn Store>,
+    pipeline: &watch::Sender<Option<Arc<Pipeline>>>,
+    shutdown: &CancellationToken,
+) -> Result<Plugins, CliError> {
+    let loaded = Runtime::new(Some(place))
+        .map_err(|error| CliError::other(&error))
+        .and_then(|runtime| Ok(plan.load(&runtime, outlets)?));
+    match loaded {
+        Ok(loaded) => {
+            for refused in &loaded.refused {
+                tracing::warn!("plugin `{}` is refused: {}", refused.file, refused.reason);
+            }
+            pipeline.send_replace(Some(Arc::new(Pipeline::new(loaded.stages, store))));
+            Ok(loaded.plugins)
+        }
+        Err(error) => {
+            // Without its interceptors a gateway lets nothing through.
+            shutdown.cancel();
+            Err(error)
+        }
+    }
+}
+
+/// Hands what the plugins measured to the store and the exporter until the end, and once more then.
+async fn keep_measurements(
+    plugins: &Plugins,
+    store: &Arc<dyn Store>,
+    exporter: Option<&Exporter>,
+    shutdown: &CancellationToken,
+) {
+    loop {
+        let ended = shutdown.run_until_cancelled(tokio::time::sleep(METRICS_PERIOD)).await.is_none();
+        let deltas = plugins.drain_metrics();
+        if !deltas.is_empty() {
+            if let Some(exporter) = exporter {
+                exporter.metrics(&deltas);
+            }
+            store.metrics(deltas);
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+fn export(config: &Config, redactor: Redactor) -> Result<Option<Arc<Exporter>>, CliError> {
+    if config.observability.enabled {
+        telemetry::check(&config.observability)
+            .map_err(|error| CliError::user(crate::chain(&error)).hint("see `observability.endpoint` in the config"))?;
+    }
+    let facts = telemetry::Facts { transport: "stdio", redactor };
+    Ok(Exporter::start(&config.observability, facts).map(Arc::new))
+}
+
+/// The key that vouches for compiled code lies with the data, apart from the cache.
+fn cache_place(config: &Config) -> CachePlace {
+    let data = config.storage.path.parent().map_or_else(PathBuf::new, PathBuf::from);
+    CachePlace { directory: config.cache_dir.join("plugins"), key_file: data.join("cache.key") }
+}
+
+/// Ends the gateway at SIGTERM and SIGINT.
+fn end_at_signals(shutdown: &CancellationToken) -> Result<(), CliError> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        let mut received = signal(kind)?;
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            received.recv().await;
+            tracing::info!("told to terminate");
+            shutdown.cancel();
+        });
+    }
+    Ok(())
 }
 
 /// Returns the store the config asks for.

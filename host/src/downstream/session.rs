@@ -51,6 +51,8 @@ pub struct Setup {
     pub shutdown: CancellationToken,
     /// A call without progress is given up after this long.
     pub call_timeout: Duration,
+    /// Learns of sessions.
+    pub exporter: Option<Arc<Exporter>>,
 }
 
 /// One client.
@@ -261,6 +263,10 @@ impl Session {
             session_id: uuid::Uuid::now_v7().to_string().into(),
             protocol_version: revision.as_str().into(),
         });
+        if let Some(exporter) = &self.setup.exporter {
+            let protocol_version = Arc::clone(&caller.protocol_version);
+            exporter.session(telemetry::Session { id: Arc::clone(&caller.session_id), protocol_version });
+        }
         let surroundings = Arc::new(Surroundings {
             initialize: params.clone(),
             revision,

@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, ScopeMetrics};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tracing::{info, warn};
 
 use super::client::{Answer, Client, ExportError};
@@ -50,7 +50,8 @@ impl Worker {
     /// Runs until the gateway ends and what waited then is sent or given up.
     pub(super) async fn run(mut self) {
         let shared = self.shared.clone();
-        let mut tick = interval(shared.timing.batch_wait);
+        let mut tick =
+            interval_at(Instant::now() + shared.timing.batch_wait, shared.timing.batch_wait);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
