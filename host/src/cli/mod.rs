@@ -31,7 +31,7 @@ use crate::upstream::{GUARD_COMMAND, run_guard};
 ///
 /// Every call of a client to its MCP servers passes Ultra, which traces, logs, audits and measures it.
 #[derive(Debug, Parser)]
-#[command(name = "ultra", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "ultra", version, max_term_width = 100)]
 struct Cli {
     /// Use this config file instead of searching for one
     #[arg(short, long, global = true, value_name = "FILE")]
