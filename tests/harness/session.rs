@@ -54,6 +54,15 @@ impl Message {
         Json::parse(&self.raw)
     }
 
+    /// Returns the message as a tree whose `id` is null: two sessions count on their own.
+    pub fn json_without_id(&self) -> Json {
+        let mut json = self.json();
+        if let Some(id) = json.get_mut(&["id"]) {
+            *id = Json::Leaf("null".to_owned());
+        }
+        json
+    }
+
     /// Returns the message as a value. Numbers may lose digits.
     ///
     /// # Panics
