@@ -314,7 +314,13 @@ impl Session {
     ) {
         let Some(client) = self.client.get() else { return };
         let mut exchange = exchange(client, &message);
-        let target = client.aggregator.resolve(&exchange.method, &exchange.params);
+        let aggregator = &client.aggregator;
+        let mut target = aggregator.resolve(&exchange.method, &exchange.params);
+        if let Err(CallError::Unknown { .. }) = target
+            && aggregator.first_listings().await
+        {
+            target = aggregator.resolve(&exchange.method, &exchange.params);
+        }
         match &target {
             Ok(Target::Upstream { upstream, name, .. }) => {
                 exchange.upstream = Some(Arc::clone(&upstream.name));
@@ -328,7 +334,7 @@ impl Session {
             Err(CallError::Unknown { name, .. }) => exchange.name = Some(name.as_str().into()),
             Ok(Target::List(_) | Target::TaskList | Target::LogLevel) | Err(_) => {}
         }
-        let call = Call { aggregator: &client.aggregator, message: &message, target, open: &open };
+        let call = Call { aggregator, message: &message, target, open: &open };
         let (exchange, answer) = self.setup.gateway.handle(call, exchange).await;
         lock(&self.open).remove(&id);
         match &exchange.outcome {

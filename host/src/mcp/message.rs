@@ -314,6 +314,7 @@ mod tests {
         assert_eq!(recover_id(br#"{"id":"x","params":"#).as_deref(), Some(&b"\"x\""[..]));
         assert_eq!(recover_id(br#"{"id":5,"id":6}"#), None);
         assert_eq!(recover_id(br#"{"id":{}}"#), None);
+        assert_eq!(recover_id(b"\xef\xbb\xbf{\"id\":7}").unwrap(), "7");
         assert_eq!(recover_id(b"nonsense"), None);
     }
 }
