@@ -115,8 +115,10 @@ impl Runtime {
         let engine = |error: wasmtime::Error| RuntimeError::Engine { source: error.into() };
         let wasm = Engine::new(&config()).map_err(engine)?;
         let mut linker = Linker::new(&wasm);
-        bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest).map_err(engine)?;
-        let ticker = Ticker::start(wasm.clone()).map_err(|source| RuntimeError::Clock { source })?;
+        bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)
+            .map_err(engine)?;
+        let ticker =
+            Ticker::start(wasm.clone()).map_err(|source| RuntimeError::Clock { source })?;
         let cache = cache.and_then(|place| match Cache::open(&place.directory, &place.key_file) {
             Ok(cache) => Some(cache),
             Err(error) => {
@@ -124,7 +126,13 @@ impl Runtime {
                 None
             }
         });
-        Ok(Arc::new(Self { engine: wasm, linker, ticker, cache, complained: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            engine: wasm,
+            linker,
+            ticker,
+            cache,
+            complained: AtomicBool::new(false),
+        }))
     }
 
     /// Returns a component from the cache.
@@ -146,7 +154,9 @@ impl Runtime {
     /// [`ComponentError::Compile`], also for code that is compiled already: it is never run unseen.
     pub fn compile(&self, bytes: &[u8], digest: &[u8; 32]) -> Result<Component, ComponentError> {
         if Engine::detect_precompiled(bytes).is_some() {
-            return Err(ComponentError::Compile { reason: "it is compiled code, not a component".into() });
+            return Err(ComponentError::Compile {
+                reason: "it is compiled code, not a component".into(),
+            });
         }
         let component = Component::from_binary(&self.engine, bytes)
             .map_err(|error| ComponentError::Compile { reason: format!("{error:#}") })?;
@@ -161,8 +171,7 @@ impl Runtime {
     /// Says once what is wrong with the cache: with one bad file there are often more.
     fn complain(&self, error: &CacheError) {
         if !self.complained.swap(true, Ordering::Relaxed) {
-            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            warn!(%error, "compiled plugins: {error}{cause}; compiling again");
+            warn!("compiled plugins: {}; compiling again", crate::chain(error));
         }
     }
 }
@@ -178,8 +187,7 @@ pub fn digest_text(digest: &[u8; 32]) -> String {
 }
 
 fn warn_without_cache(error: &CacheError) {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    warn!(%error, "compiled plugins are not kept: {error}{cause}");
+    warn!("compiled plugins are not kept: {}", crate::chain(error));
 }
 
 fn config() -> Config {
