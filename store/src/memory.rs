@@ -294,7 +294,6 @@ impl Reader for MemoryStore {
         rows.sort_by_key(|row| std::cmp::Reverse(row.unix_ns));
         Ok(rows)
     }
-
 }
 
 impl Store for MemoryStore {

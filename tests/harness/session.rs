@@ -336,6 +336,11 @@ impl Session {
         self.shared.inbox().messages.iter().map(|message| message.raw.clone()).collect()
     }
 
+    /// Returns whether the server has closed its output, and all of it was read.
+    pub fn is_closed(&self) -> bool {
+        self.shared.inbox().closed
+    }
+
     /// Returns the lines on stdout that are no JSON-RPC.
     pub fn garbage(&self) -> Vec<String> {
         self.shared.inbox().garbage.clone()

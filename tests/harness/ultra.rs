@@ -268,28 +268,30 @@ impl Ultra {
         }
     }
 
-    /// Returns the living processes of this gateway: itself, upstreams, what those started.
+    /// Returns the living processes of this gateway: itself, upstreams, what those started, helpers.
     pub fn processes(&self) -> Vec<u32> {
-        process::marked(&self.setup.mark)
+        let mut found = self.setup.processes();
+        found.extend(process::descendants(self.pid()));
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
-    /// Waits until no process of this gateway is left.
+    /// Waits until none of these processes lives, nor any other of this gateway.
     ///
     /// # Panics
     ///
     /// If there still is one after 10 s, naming it.
-    pub async fn no_process_left(&self) {
+    pub async fn no_process_left(&self, known: &[u32]) {
+        let left = || {
+            let mut left = self.setup.processes();
+            left.extend(known.iter().filter(|pid| process::is_alive(**pid)));
+            left
+        };
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
-        loop {
-            let left = self.processes();
-            if left.is_empty() {
-                return;
-            }
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "orphans after 10 s: {}",
-                describe(&left)
-            );
+        while !left().is_empty() {
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(!late, "orphans after 10 s: {}", describe(&left()));
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     }

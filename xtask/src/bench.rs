@@ -290,7 +290,12 @@ impl Bench {
         ];
         Ok(Command {
             env: variables.iter().map(|(name, path)| format!("{name}={}", text(path))).collect(),
-            words: vec![self.program("ultra"), "start".to_owned(), "--config".to_owned(), text(&file)],
+            words: vec![
+                self.program("ultra"),
+                "start".to_owned(),
+                "--config".to_owned(),
+                text(&file),
+            ],
         })
     }
 

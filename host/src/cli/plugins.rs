@@ -90,7 +90,8 @@ fn table(plugins: &[&PluginInfo]) -> Table {
         Column::new("DIGEST"),
     ]);
     for (index, plugin) in plugins.iter().enumerate() {
-        let capabilities = plugin.capabilities.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let capabilities =
+            plugin.capabilities.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let number = match plugin.state {
             State::Active => (index + 1).to_string(),
             State::Disabled | State::Refused => "off".to_owned(),
@@ -139,7 +140,9 @@ mod tests {
             response: Some(FailureMode::Closed),
             sees_all_outcomes: false,
             capabilities: vec![Capability::Log],
-            digest: Some("sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into()),
+            digest: Some(
+                "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
+            ),
             size_bytes: Some(19_000),
             description: Some("For tests".into()),
             state: State::Active,

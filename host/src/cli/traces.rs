@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::value::RawValue;
-use ultra_store::{Status, Reader, TraceFilter, TraceRow};
+use ultra_store::{Reader, Status, TraceFilter, TraceRow};
 
 use super::records::{Row, Select, Show, none, show};
 use super::store::open_reader;

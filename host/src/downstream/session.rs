@@ -266,9 +266,13 @@ impl Session {
         });
         if let Some(exporter) = &self.setup.exporter {
             let protocol_version = Arc::clone(&caller.protocol_version);
-            exporter.session(telemetry::Session { id: Arc::clone(&caller.session_id), protocol_version });
+            exporter.session(telemetry::Session {
+                id: Arc::clone(&caller.session_id),
+                protocol_version,
+            });
         }
         let surroundings = Arc::new(Surroundings {
+            caller: Arc::clone(&caller),
             initialize: params.clone(),
             revision,
             client_ready: self.client_ready.subscribe(),

@@ -82,7 +82,12 @@ fn stage(seen: &Seen, name: &'static str) -> (Stage, Scripted) {
         request: Some(FailureMode::Closed),
         response: Some(FailureMode::Closed),
         sees_all_outcomes: false,
-        interceptor: Arc::new(Scripted { name, seen: Arc::clone(seen), before: pass, after: pass_after }),
+        interceptor: Arc::new(Scripted {
+            name,
+            seen: Arc::clone(seen),
+            before: pass,
+            after: pass_after,
+        }),
     };
     (stage, scripted)
 }
@@ -126,7 +131,9 @@ fn exchange() -> Box<Exchange> {
 async fn run(stages: Vec<Stage>, seen: Seen, store: Arc<MemoryStore>) -> (Vec<String>, String) {
     let pipeline = Pipeline::new(stages, store);
     let (mut exchange, entered) = pipeline.before_request(exchange()).await;
-    exchange.outcome.get_or_insert(Outcome::Result { json: Bytes::from_static(b"{}"), tool_error: false });
+    exchange
+        .outcome
+        .get_or_insert(Outcome::Result { json: Bytes::from_static(b"{}"), tool_error: false });
     let exchange = pipeline.after_response(entered, exchange).await;
     let ended = match exchange.outcome.unwrap() {
         Outcome::Result { json, .. } => String::from_utf8(json.to_vec()).unwrap(),
@@ -166,14 +173,22 @@ async fn a_denial_ends_the_request_phase_and_whoever_saw_the_call_sees_it() {
 
     assert_eq!(
         seen,
-        ["outer before", "policy before", "audit after failed", "policy after failed", "outer after failed"]
+        [
+            "outer before",
+            "policy before",
+            "audit after failed",
+            "policy after failed",
+            "outer after failed"
+        ]
     );
     assert_eq!(ended, "denied by `policy`: not today");
 }
 
 #[tokio::test]
 async fn an_error_blocks_the_call_unless_the_stage_is_open() {
-    for (mode, expected) in [(FailureMode::Open, "{}"), (FailureMode::Closed, "interceptor `a` failed")] {
+    for (mode, expected) in
+        [(FailureMode::Open, "{}"), (FailureMode::Closed, "interceptor `a` failed")]
+    {
         let seen = Seen::default();
         let stages = vec![with(&seen, "a", |stage, scripted| {
             stage.request = Some(mode);
@@ -201,7 +216,14 @@ async fn a_result_without_its_audit_event_is_withheld_and_outer_stages_see_the_f
 
     assert_eq!(
         seen,
-        ["trace before", "audit before", "metrics before", "metrics after", "audit after", "trace after failed"]
+        [
+            "trace before",
+            "audit before",
+            "metrics before",
+            "metrics after",
+            "audit after",
+            "trace after failed"
+        ]
     );
     assert_eq!(ended, "interceptor `audit` failed");
     assert!(store.audit_events(&AuditFilter::default()).unwrap().is_empty());

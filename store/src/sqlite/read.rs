@@ -8,11 +8,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::code;
 use super::schema::{self, FileId};
-use crate::{Reader, StoreError};
 use crate::filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
 use crate::metrics::{self, Figure, Key};
 use crate::record::{MetricValue, UpstreamStatus};
 use crate::stored;
+use crate::{Reader, StoreError};
 
 /// Reads a database that a gateway writes, or has written.
 ///
