@@ -1,3 +1,4 @@
 //! All integration tests in one binary, by area.
 
 mod fake;
+mod interceptors;
