@@ -32,10 +32,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     for disabled in ["trace", "logging", "audit", "metrics"] {
         let pipeline = pipeline(&[disabled])?.0;
-        rows.push(serde_json::json!({ "without": disabled, "ns_per_call": time(&pipeline, 1 << 10) }));
+        rows.push(
+            serde_json::json!({ "without": disabled, "ns_per_call": time(&pipeline, 1 << 10) }),
+        );
     }
     let [cold_ms, warm_ms] = starts()?;
-    let document = serde_json::json!({ "pipeline": rows, "start_ms": { "cold": cold_ms, "warm": warm_ms } });
+    let document =
+        serde_json::json!({ "pipeline": rows, "start_ms": { "cold": cold_ms, "warm": warm_ms } });
     #[expect(clippy::print_stdout, reason = "it is what this program is for")]
     {
         println!("{document:#}");
@@ -47,7 +50,8 @@ fn logging<T>(on: bool, run: impl FnOnce() -> T) -> T {
     if !on {
         return run();
     }
-    let subscriber = tracing_subscriber::fmt().with_writer(std::io::sink).with_target(false).finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(std::io::sink).with_target(false).finish();
     tracing::subscriber::with_default(subscriber, run)
 }
 
@@ -73,8 +77,10 @@ fn measure(bytes: usize) -> Result<f64, Box<dyn std::error::Error>> {
 
 /// Returns the median of the batches, in nanoseconds per call.
 fn time(pipeline: &Pipeline, bytes: usize) -> f64 {
-    let params = Bytes::from(format!(r#"{{"name":"read","arguments":{{"text":"{}"}}}}"#, "x".repeat(bytes)));
-    let result = Bytes::from(format!(r#"{{"content":[{{"type":"text","text":"{}"}}]}}"#, "x".repeat(bytes)));
+    let params =
+        Bytes::from(format!(r#"{{"name":"read","arguments":{{"text":"{}"}}}}"#, "x".repeat(bytes)));
+    let result =
+        Bytes::from(format!(r#"{{"content":[{{"type":"text","text":"{}"}}]}}"#, "x".repeat(bytes)));
     let mut slot = Some(exchange(&params));
     let mut batch = || {
         let began = Instant::now();
@@ -114,7 +120,8 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
 /// Returns how long engine and plugins take to be ready, with an empty cache and with a full one.
 fn starts() -> Result<[f64; 2], Box<dyn std::error::Error>> {
     let home = tempfile::TempDir::new()?;
-    let place = CachePlace { directory: home.path().join("cache"), key_file: home.path().join("key") };
+    let place =
+        CachePlace { directory: home.path().join("cache"), key_file: home.path().join("key") };
     let start = || {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let began = Instant::now();

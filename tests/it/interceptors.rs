@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use ultra::config::{self, PluginOverride};
 use ultra::pipeline::{
-    CallError, Caller, Exchange, FailureMode, Interceptor, Operation, Outcome, Pipeline, RequestDecision,
-    ResponseDecision, SpanContext, StageError,
+    CallError, Caller, Exchange, FailureMode, Interceptor, Operation, Outcome, Pipeline,
+    RequestDecision, ResponseDecision, SpanContext, StageError,
 };
 use ultra::plugins::{self, Loaded, PluginsError};
 use ultra::wasm::{Outlets, Runtime};
@@ -98,7 +98,9 @@ fn failure_of(deed: &str) -> StageError {
 
 #[test]
 fn a_loop_ends_at_the_deadline() {
-    assert!(matches!(failure_of("loop"), StageError::Timeout { limit } if limit == Duration::from_millis(20)));
+    assert!(
+        matches!(failure_of("loop"), StageError::Timeout { limit } if limit == Duration::from_millis(20))
+    );
 }
 
 #[test]
@@ -160,14 +162,21 @@ fn a_plugin_that_fails_again_and_again_rests() {
         assert!(matches!(plugin.before_request(call()).1, Err(StageError::Trap { .. })));
     }
 
-    assert!(matches!(plugin.before_request(call()).1, Err(StageError::Quarantined { failures: 5 })));
+    assert!(matches!(
+        plugin.before_request(call()).1,
+        Err(StageError::Quarantined { failures: 5 })
+    ));
     let health = &loaded.plugins.health()[0];
-    assert!(health.quarantined && health.last_failure.as_deref().is_some_and(|why| why.contains("no wish")));
+    assert!(
+        health.quarantined
+            && health.last_failure.as_deref().is_some_and(|why| why.contains("no wish"))
+    );
 }
 
 #[test]
 fn a_plugin_that_does_not_start_is_refused() {
-    let refusal = |deed: &str| hostile(json!({ "start": deed })).map(|_| ()).unwrap_err().to_string();
+    let refusal =
+        |deed: &str| hostile(json!({ "start": deed })).map(|_| ()).unwrap_err().to_string();
 
     assert!(refusal("refuse").ends_with("cannot start: no wish to start"), "{}", refusal("refuse"));
     assert!(refusal("panic").contains("no wish to start"));
@@ -218,7 +227,8 @@ fn results_can_be_edited_and_errors_cannot() {
 
     let error = Outcome::Rpc { json: r#"{"code":-32000,"message":"no"}"#.into() };
     let failed = Box::new(Exchange { outcome: Some(error), ..*call() });
-    let (_, result) = plugin(&hostile(json!({"after": "edit-error"})).unwrap()).after_response(failed);
+    let (_, result) =
+        plugin(&hostile(json!({"after": "edit-error"})).unwrap()).after_response(failed);
     result.unwrap();
 }
 
@@ -251,17 +261,26 @@ async fn the_failure_mode_decides_what_becomes_of_the_call() {
 
 #[tokio::test]
 async fn the_example_denies_and_redacts() {
-    let settings = object(json!({"denied": ["delete"], "arguments": ["/arguments/token"], "results": ["/content/0/text"]}));
+    let settings = object(
+        json!({"denied": ["delete"], "arguments": ["/arguments/token"], "results": ["/content/0/text"]}),
+    );
     let word = PluginOverride { settings, ..Default::default() };
     let loaded = load("redact", REDACT, word).unwrap();
     let pipeline = Pipeline::new(loaded.stages, Arc::new(MemoryStore::default()));
 
     let (redacted, _) = pipeline.before_request(call()).await;
-    let (denied, _) = pipeline.before_request(Box::new(Exchange { name: Some("delete".into()), ..*call() })).await;
+    let (denied, _) = pipeline
+        .before_request(Box::new(Exchange { name: Some("delete".into()), ..*call() }))
+        .await;
     let result = pipeline.after_response(1, answered(r#"{"content":[{"text":"secret"}]}"#)).await;
 
-    assert_eq!(redacted.params, r#"{"name": "read", "arguments": {"token" : "[redacted]", "n": 1.0}}"#);
-    let Some(Outcome::Failed(CallError::Denied { stage, reason })) = &denied.outcome else { panic!("not denied") };
+    assert_eq!(
+        redacted.params,
+        r#"{"name": "read", "arguments": {"token" : "[redacted]", "n": 1.0}}"#
+    );
+    let Some(Outcome::Failed(CallError::Denied { stage, reason })) = &denied.outcome else {
+        panic!("not denied")
+    };
     assert_eq!((&**stage, reason.as_str()), ("redact", "`delete` is not allowed here"));
     assert_eq!(result.payload(), br#"{"content":[{"text":"[redacted]"}]}"#);
 }
@@ -276,7 +295,10 @@ fn hooks_run_side_by_side() {
             scope.spawn(|| {
                 for _ in 0..1000 {
                     plugin.before_request(call()).1.unwrap();
-                    assert!(matches!(plugin.after_response(answered("{}")).1, Ok(ResponseDecision::Pass)));
+                    assert!(matches!(
+                        plugin.after_response(answered("{}")).1,
+                        Ok(ResponseDecision::Pass)
+                    ));
                 }
             });
         }

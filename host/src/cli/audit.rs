@@ -1,7 +1,7 @@
 //! `ultra audit`.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use ultra_store::{AuditFilter, AuditOutcome, AuditRow, Severity, Reader};
+use ultra_store::{AuditFilter, AuditOutcome, AuditRow, Reader, Severity};
 
 use super::records::{Row, Select, Show, show};
 use super::store::open_reader;
@@ -12,7 +12,7 @@ use super::{CliResult, Output};
 use crate::config::Config;
 
 /// Show the audit log, newest first
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct Args {
     /// Only what ended so
     #[arg(long, visible_alias = "status", value_parser = outcome())]

@@ -127,8 +127,7 @@ mod tests {
     #[test]
     fn problems_are_the_users() {
         let dir = tempfile::tempdir().unwrap();
-        let text =
-            "server: {log_level: all}\nupstream:\n  a: {command: '${GONE}', enabled: true}\n";
+        let text = "server: {log_level: all}\nupstream:\n  a: {command: '${GONE}', enabled: true}\n  b: {comand: x, enabled: true}\n";
         std::fs::write(dir.path().join("ultra.yaml"), text).unwrap();
         let written = Captured::default();
 
@@ -138,10 +137,13 @@ mod tests {
 
         assert_eq!(error.exit_code(), 1);
         insta::assert_snapshot!(written.text().replace(dir.path().to_str().unwrap(), "~"), @r"
+        warning: ~/ultra.yaml:4:7: unknown key `upstream.b.comand`, did you mean `command`?
         error: ~/ultra.yaml:1:21: `server.log_level` cannot be `all`
         hint: one of `debug`, `info`, `warn`, `error`
         error: ~/ultra.yaml:3:16: `upstream.a.command` needs the variable `GONE`, which is not set
         hint: set it, or write `${GONE:-}` if it may be missing, or run `ultra servers disable a`
+        error: ~/ultra.yaml:4:3: upstream `b` has neither `command` nor `url`
+        hint: give it one of them
         ");
     }
 

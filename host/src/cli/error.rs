@@ -2,6 +2,7 @@
 
 use crate::chain;
 use crate::config::{ConfigError, EditError, Problem};
+use crate::plugins::PluginsError;
 use ultra_store::StoreError;
 
 /// What a command ends with.
@@ -13,6 +14,8 @@ pub(crate) struct CliError {
     kind: Kind,
     /// What is wrong, at least one thing, and what to do about it.
     pub(super) causes: Vec<Cause>,
+    /// What is odd besides, and may be the reason.
+    pub(super) warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +38,16 @@ pub(super) struct Cause {
 impl CliError {
     /// Says what is wrong with what the user asked for, in a lower-case fragment.
     pub(crate) fn user(message: impl Into<String>) -> Self {
-        Self { kind: Kind::User, causes: vec![Cause { message: message.into(), hint: None }] }
+        Self::new(Kind::User, message.into())
     }
 
     /// Says why it cannot be done, though the user asked well.
     pub(crate) fn other(error: &(dyn std::error::Error + 'static)) -> Self {
-        Self { kind: Kind::Other, causes: vec![Cause { message: chain(error), hint: None }] }
+        Self::new(Kind::Other, chain(error))
+    }
+
+    fn new(kind: Kind, message: String) -> Self {
+        Self { kind, causes: vec![Cause { message, hint: None }], warnings: Vec::new() }
     }
 
     /// Adds what to do next.
@@ -84,12 +91,17 @@ impl From<ConfigError> for CliError {
             }
             ConfigError::NoHome => Self::user(chain(&error))
                 .hint("set `HOME`, or `XDG_CONFIG_HOME` and `XDG_CACHE_HOME`"),
-            ConfigError::Invalid { path, problems } => {
+            ConfigError::Invalid { path, problems, warnings } => {
+                let path = path.display();
                 let cause = |Problem { line, column, message, hint }| Cause {
-                    message: format!("{}:{line}:{column}: {message}", path.display()),
+                    message: format!("{path}:{line}:{column}: {message}"),
                     hint,
                 };
-                Self { kind: Kind::User, causes: problems.into_iter().map(cause).collect() }
+                Self {
+                    kind: Kind::User,
+                    causes: problems.into_iter().map(cause).collect(),
+                    warnings: warnings.iter().map(|warning| format!("{path}:{warning}")).collect(),
+                }
             }
         }
     }
@@ -103,6 +115,20 @@ impl From<EditError> for CliError {
             EditError::Unsafe { .. } => Self::user(text).hint("change it with an editor"),
             EditError::Changed { .. } => Self::user(text).hint("run the command again"),
             EditError::Write { .. } => Self::user(text).hint("check who may write there"),
+        }
+    }
+}
+
+impl From<PluginsError> for CliError {
+    fn from(error: PluginsError) -> Self {
+        let text = chain(&error);
+        match error {
+            PluginsError::Refused { .. } => Self::user(text).hint(
+                "take it out of the directory, name it in `plugins.disabled`, or start with `--allow-refused-plugins`",
+            ),
+            PluginsError::Directory { .. } => {
+                Self::user(text).hint("`--plugins DIR` and `plugins.directory` name the directory")
+            }
         }
     }
 }

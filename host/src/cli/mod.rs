@@ -31,7 +31,7 @@ use crate::upstream::{GUARD_COMMAND, run_guard};
 ///
 /// Every call of a client to its MCP servers passes Ultra, which traces, logs, audits and measures it.
 #[derive(Debug, Parser)]
-#[command(name = "ultra", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "ultra", version, max_term_width = 100)]
 struct Cli {
     /// Use this config file instead of searching for one
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -86,7 +86,11 @@ fn hidden() -> Option<ExitCode> {
         GUARD_COMMAND => run_guard(&arguments.next()?, std::io::stdin()),
         demo::SERVER_COMMAND => {
             // The demo's gateway closed the pipe: nobody is there to be told.
-            let _ = demo::run_server(&arguments.next()?, std::io::stdin().lock(), std::io::stdout().lock());
+            let _ = demo::run_server(
+                &arguments.next()?,
+                std::io::stdin().lock(),
+                std::io::stdout().lock(),
+            );
         }
         _ => return None,
     }

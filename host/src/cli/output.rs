@@ -131,6 +131,9 @@ impl Output {
         if !error.is_heard() {
             return;
         }
+        for warning in &error.warnings {
+            self.warn(warning).ok();
+        }
         for cause in &error.causes {
             let label = Paint::Red.apply("error:", self.stderr.colours);
             writeln!(self.stderr.writer, "{label} {}", clean(&cause.message)).ok();

@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args, config: &Config, out: &mut Output) -> CliResult {
 
 fn show(plugins: &[PluginInfo], json: bool, out: &mut Output) -> CliResult {
     let (refused, loaded): (Vec<&PluginInfo>, Vec<&PluginInfo>) =
-        plugins.iter().partition(|plugin| plugin.refusal.is_some());
+        plugins.iter().partition(|plugin| plugin.state == State::Refused);
     if json {
         out.json(&plugins)?;
     } else {
@@ -60,8 +60,8 @@ fn show(plugins: &[PluginInfo], json: bool, out: &mut Output) -> CliResult {
                 out.line("")?;
             }
             let label = out.paint(Paint::Red, "refused");
-            let reason = clean(plugin.refusal.as_deref().unwrap_or_default());
-            let (id, source) = (clean(&plugin.id), clean(&plugin.source.to_string()));
+            let reason = clean(plugin.reason.as_deref().unwrap_or_default());
+            let (id, source) = (clean(plugin.id.as_deref().unwrap_or("?")), clean(&plugin.source));
             out.line(&format!("{label} {id} ({source}): {reason}"))?;
         }
     }
@@ -90,20 +90,25 @@ fn table(plugins: &[&PluginInfo]) -> Table {
         Column::new("DIGEST"),
     ]);
     for (index, plugin) in plugins.iter().enumerate() {
-        let capabilities = plugin.capabilities.join(", ");
+        let capabilities =
+            plugin.capabilities.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let number = match plugin.state {
+            State::Active => (index + 1).to_string(),
+            State::Disabled | State::Refused => "off".to_owned(),
+        };
+        let digest = plugin.digest.as_deref().and_then(|digest| digest.strip_prefix("sha256:"));
         table.rows.push(vec![
-            Cell::new((index + 1).to_string()).paint(Paint::Dim),
-            Cell::new(&plugin.id).paint(Paint::Bold),
-            Cell::new(&plugin.version),
-            Cell::new(plugin.source.to_string()),
-            Cell::new(plugin.priority.to_string()),
+            Cell::new(number).paint(Paint::Dim),
+            Cell::or_dash(plugin.id.as_deref()).paint(Paint::Bold),
+            Cell::or_dash(plugin.version.as_deref()),
+            Cell::new(&plugin.source),
+            Cell::or_dash(plugin.priority.map(|priority| priority.to_string()).as_deref()),
             mode(plugin.request),
             mode(plugin.response),
             Cell::or_dash(
                 Some(capabilities.as_str()).filter(|capabilities| !capabilities.is_empty()),
             ),
-            Cell::new(plugin.digest.get(..DIGEST_CHARS).unwrap_or(&plugin.digest))
-                .paint(Paint::Dim),
+            Cell::or_dash(digest.and_then(|digest| digest.get(..DIGEST_CHARS))).paint(Paint::Dim),
         ]);
     }
     table
@@ -122,21 +127,26 @@ fn mode(mode: Option<FailureMode>) -> Cell {
 mod tests {
     use super::*;
     use crate::cli::output::tests::Captured;
+    use crate::wasm::Capability;
 
     fn plugin(id: &str, priority: i32) -> PluginInfo {
         PluginInfo {
-            id: id.into(),
-            version: "0.1.0".into(),
-            api: "0.1".into(),
+            id: Some(id.into()),
+            version: Some("0.1.0".into()),
+            api: Some("0.1".into()),
             source: "built-in".into(),
-            priority,
+            priority: Some(priority),
             request: Some(FailureMode::Open),
             response: Some(FailureMode::Closed),
-            capabilities: vec![id.into()],
-            digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
-            size: 19_000,
-            description: "For tests".into(),
-            refusal: None,
+            sees_all_outcomes: false,
+            capabilities: vec![Capability::Log],
+            digest: Some(
+                "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
+            ),
+            size_bytes: Some(19_000),
+            description: Some("For tests".into()),
+            state: State::Active,
+            reason: None,
         }
     }
 
@@ -146,7 +156,7 @@ mod tests {
         let redact = PluginInfo {
             source: "plugins/redact.wasm".into(),
             response: None,
-            capabilities: vec!["payload".into(), "deny".into()],
+            capabilities: vec![Capability::Read, Capability::Deny],
             ..plugin("redact", 50)
         };
 
@@ -166,7 +176,8 @@ mod tests {
         let written = Captured::default();
         let broken = PluginInfo {
             source: "plugins/broken.wasm".into(),
-            refusal: Some("wants `net`, which is not granted".into()),
+            state: State::Refused,
+            reason: Some("wants `net`, which is not granted".into()),
             ..plugin("broken", 50)
         };
 

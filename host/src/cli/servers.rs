@@ -112,10 +112,8 @@ fn switch(
     }
     file.set(&["upstream", name, "enabled"], &on.into())?;
     file.save()?;
-    out.done(&format!(
-        "`{name}` is {state} in {}, from the next start of a gateway on",
-        path.display()
-    ))
+    out.done(&format!("`{name}` is {state} in {}", path.display()))?;
+    out.hint("restart your MCP client: a gateway reads its config when it starts")
 }
 
 /// A server as `--json` prints it.
@@ -415,9 +413,11 @@ mod tests {
         );
         assert_eq!(unknown.causes[0].hint.as_deref(), Some("did you mean `github`?"));
         insta::assert_snapshot!(written.text().replace(dir.path().to_str().unwrap(), "DIR"), @r"
-        `files` is disabled in DIR/ultra.yaml, from the next start of a gateway on
+        `files` is disabled in DIR/ultra.yaml
+        hint: restart your MCP client: a gateway reads its config when it starts
         `files` is already disabled
-        `github` is enabled in DIR/ultra.yaml, from the next start of a gateway on
+        `github` is enabled in DIR/ultra.yaml
+        hint: restart your MCP client: a gateway reads its config when it starts
         warning: DIR/ultra.yaml:4:14: `upstream.github.command` needs the variable `GONE`, which is not set
         ");
     }

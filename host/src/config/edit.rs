@@ -163,7 +163,10 @@ impl ConfigFile {
     }
 
     fn root(&self) -> Result<Option<Node>, EditError> {
-        let invalid = |problems| ConfigError::Invalid { path: self.path.clone(), problems };
+        let invalid = |problems| {
+            let path = self.path.clone();
+            ConfigError::Invalid { path, problems, warnings: Vec::new() }
+        };
         let document = parse(&self.text).map_err(|problem| invalid(vec![problem]))?;
         if !document.duplicates.is_empty() {
             return Err(invalid(document.duplicates).into());

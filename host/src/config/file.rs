@@ -97,7 +97,11 @@ pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
         let line = valid.split('\n').count();
         let column = valid.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
         let problem = Problem::at(Position { line, column }, "not UTF-8");
-        ConfigError::Invalid { path: path.to_owned(), problems: vec![problem] }
+        ConfigError::Invalid {
+            path: path.to_owned(),
+            problems: vec![problem],
+            warnings: Vec::new(),
+        }
     })
 }
 
@@ -108,9 +112,12 @@ pub(super) fn validate(
     environment: &Environment,
     variables: Variables,
 ) -> Result<Config, ConfigError> {
-    let invalid =
-        |problems| ConfigError::Invalid { path: path.clone().unwrap_or_default(), problems };
-    let Document { root, duplicates } = parse(text).map_err(|problem| invalid(vec![problem]))?;
+    let invalid = |problems, warnings| {
+        let path = path.clone().unwrap_or_default();
+        ConfigError::Invalid { path, problems, warnings }
+    };
+    let Document { root, duplicates } =
+        parse(text).map_err(|problem| invalid(vec![problem], Vec::new()))?;
     let base = path.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_owned();
     let mut reader = Reader {
         environment,
@@ -131,11 +138,11 @@ pub(super) fn validate(
     reader.known_but_unused(&root);
 
     let Reader { mut problems, mut warnings, secrets, .. } = reader;
+    warnings.sort_by_key(|warning| (warning.line, warning.column));
     if !problems.is_empty() {
         problems.sort_by_key(|problem| (problem.line, problem.column));
-        return Err(invalid(problems));
+        return Err(invalid(problems, warnings));
     }
-    warnings.sort_by_key(|warning| (warning.line, warning.column));
     let cache_dir = environment.cache_dir().ok_or(ConfigError::NoHome)?;
     let storage = storage.ok_or(ConfigError::NoHome)?;
     Ok(Config {
@@ -213,13 +220,6 @@ impl Reader<'_> {
         let mut upstreams = Vec::with_capacity(all.entries.len());
         for entry in all.entries {
             self.upstream_name(entry);
-            if entry.value.is_null() {
-                self.problems.push(
-                    Problem::at(entry.at, format!("upstream `{}` says nothing", entry.key))
-                        .hint("give it a `command` or a `url`"),
-                );
-                continue;
-            }
             let section = self.section(Some(&entry.value), all.path(&entry.key), UPSTREAM);
             upstreams.extend(self.upstream(entry, &section));
         }
@@ -227,7 +227,6 @@ impl Reader<'_> {
     }
 
     fn upstream(&mut self, entry: &Entry, section: &Section<'_>) -> Option<Upstream> {
-        let problems_before = self.problems.len();
         let enabled = self.flag(section, "enabled").unwrap_or(false);
         let description = self.text(section, "description");
         let replace = self.replaces(enabled);
@@ -256,17 +255,14 @@ impl Reader<'_> {
                 })
             }
             (Some(_), Some(_)) => {
-                let message = format!("upstream `{}` has both `command` and `url`", entry.key);
-                self.problem(section, "url", message, "keep the one it is reached by");
+                self.left_out(entry, enabled, "has both `command` and `url`", "keep one of them");
                 None
             }
             (None, None) => {
-                if problems_before == self.problems.len()
-                    && matches!(entry.value.kind, Kind::Map(_))
-                {
-                    let message =
-                        format!("upstream `{}` has neither `command` nor `url`", entry.key);
-                    self.problems.push(Problem::at(entry.at, message).hint("give it one of them"));
+                // A value of the wrong type has been named already.
+                if matches!(entry.value.kind, Kind::Map(_)) || entry.value.is_null() {
+                    let message = "has neither `command` nor `url`";
+                    self.left_out(entry, enabled, message, "give it one of them");
                 }
                 None
             }
@@ -277,6 +273,18 @@ impl Reader<'_> {
             description,
             endpoint: endpoint?,
         })
+    }
+
+    /// Reports an upstream that cannot be used: a problem only where it is meant to be used.
+    fn left_out(&mut self, entry: &Entry, enabled: bool, message: &str, hint: &str) {
+        let message = format!("upstream `{}` {message}", entry.key);
+        if enabled {
+            self.problems.push(Problem::at(entry.at, message).hint(hint));
+        } else {
+            let Position { line, column } = entry.at;
+            let message = format!("{message}, and is left out");
+            self.warnings.push(Warning { line, column, message });
+        }
     }
 
     /// The name is the namespace of the upstream's tools, and clients are narrow about their names.

@@ -1,9 +1,10 @@
 //! The configuration: validated, immutable. The only place that reads the environment.
 //!
 //! Whatever is wrong with the file is an error for the whole of it, all of it named at once: a gateway
-//! that starts without the half of its file that it did not understand is worse than one that says what
-//! to mend. Two things keep one bad entry from hurting the rest: a variable that is not set only matters
-//! to an upstream that is enabled, and commands that start nothing ([`Config::read`]) need none at all.
+//! that starts without the half of its file that it did not understand is worse than one that says
+//! what to mend. Two things keep one bad entry from hurting the rest: an upstream that is not enabled
+//! may lack its variables, or even its command, and commands that start nothing ([`Config::read`])
+//! need no variables at all.
 
 pub mod duration;
 mod edit;
@@ -151,6 +152,8 @@ pub enum ConfigError {
         path: PathBuf,
         /// What is wrong, in the order of the file; at least one.
         problems: Vec<Problem>,
+        /// What is odd besides; an unknown key is often the reason for a problem.
+        warnings: Vec<Warning>,
     },
     /// Neither a home directory nor XDG directories are known.
     #[error("no home directory is known")]

@@ -40,10 +40,12 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         }
     });
     let session = Session::new(setup, Arc::clone(&outbox));
+    let cancelled = shutdown.cancelled();
+    tokio::pin!(cancelled);
     let grace = loop {
         let line = tokio::select! {
             line = lines.next() => line,
-            () = shutdown.cancelled() => break DRAIN_AFTER_SIGNAL,
+            () = &mut cancelled => break DRAIN_AFTER_SIGNAL,
         };
         match line {
             Ok(Some(line)) => session.line(line),

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
-use ultra_store::{AuditFilter, AuditOutcome, MemoryStore, MetricValue, Reader, Status, TraceFilter};
+use ultra_store::{
+    AuditFilter, AuditOutcome, MemoryStore, MetricValue, Reader, Status, TraceFilter,
+};
 
 use super::builtin::BUILTINS;
 use super::*;
@@ -39,7 +41,11 @@ fn directory(files: &[(&str, &[u8])]) -> TempDir {
 }
 
 fn ids(plan: &Plan) -> Vec<String> {
-    plan.infos().into_iter().filter(|info| info.state == State::Active).filter_map(|info| info.id).collect()
+    plan.infos()
+        .into_iter()
+        .filter(|info| info.state == State::Active)
+        .filter_map(|info| info.id)
+        .collect()
 }
 
 fn with_override(id: &str, word: PluginOverride) -> config::Plugins {
@@ -55,7 +61,10 @@ fn refusals_in(directory: &Path) -> Vec<(String, String)> {
     let plan = plan(&config::Plugins::default(), Some(directory)).unwrap();
     let name = |file: &str| Path::new(file).strip_prefix(directory).unwrap().display().to_string();
     let root = directory.display().to_string() + "/";
-    plan.refused().iter().map(|refused| (name(&refused.file), refused.reason.replace(&root, ""))).collect()
+    plan.refused()
+        .iter()
+        .map(|refused| (name(&refused.file), refused.reason.replace(&root, "")))
+        .collect()
 }
 
 fn outlets(store: &Arc<MemoryStore>) -> Outlets {
@@ -70,8 +79,11 @@ fn load(plan: Plan, store: &Arc<MemoryStore>) -> Result<Loaded, PluginsError> {
 fn builtins_are_in_the_documented_order_with_the_documented_modes() {
     let plan = plan_of(&config::Plugins::default());
 
-    let table: Vec<_> =
-        plan.infos().into_iter().map(|info| (info.id.unwrap(), info.priority, info.request, info.response)).collect();
+    let table: Vec<_> = plan
+        .infos()
+        .into_iter()
+        .map(|info| (info.id.unwrap(), info.priority, info.request, info.response))
+        .collect();
     let (open, closed) = (Some(FailureMode::Open), Some(FailureMode::Closed));
     assert_eq!(
         table,
@@ -93,20 +105,26 @@ fn the_administrator_disables_moves_and_hardens() {
         response: Some(FailureMode::Open),
         ..Default::default()
     };
-    let config = config::Plugins { disabled: vec!["logging".into()], ..with_override("audit", word) };
+    let config =
+        config::Plugins { disabled: vec!["logging".into()], ..with_override("audit", word) };
 
     let plan = plan_of(&config);
 
     assert_eq!(ids(&plan), ["audit", "trace", "metrics"]);
     let audit = &plan.infos()[0];
-    assert_eq!((audit.request, audit.response), (Some(FailureMode::Closed), Some(FailureMode::Open)));
+    assert_eq!(
+        (audit.request, audit.response),
+        (Some(FailureMode::Closed), Some(FailureMode::Open))
+    );
     assert_eq!(plan.infos()[3].state, State::Disabled);
 }
 
 #[test]
 fn what_the_config_names_and_nobody_has_is_a_warning() {
-    let config =
-        config::Plugins { disabled: vec!["adit".into()], ..with_override("metrix", PluginOverride::default()) };
+    let config = config::Plugins {
+        disabled: vec!["adit".into()],
+        ..with_override("metrix", PluginOverride::default())
+    };
 
     let plan = plan_of(&config);
 
@@ -135,18 +153,27 @@ fn a_file_with_the_id_of_a_builtin_takes_its_place() {
 fn equal_priorities_go_by_file_name_after_the_builtins() {
     let one = changed(1, &[("id = \"logging\"", "id = \"log-one\"")]);
     let two = changed(1, &[("id = \"logging\"", "id = \"log-two\"")]);
-    let first = changed(1, &[("id = \"logging\"", "id = \"log-new\""), ("priority = 75", "priority = 11")]);
-    let directory =
-        directory(&[("b.wasm", &one), ("a/plugin.wasm", &two), ("c.wasm", &first), ("notes.txt", b"no plugin")]);
+    let first =
+        changed(1, &[("id = \"logging\"", "id = \"log-new\""), ("priority = 75", "priority = 11")]);
+    let directory = directory(&[
+        ("b.wasm", &one),
+        ("a/plugin.wasm", &two),
+        ("c.wasm", &first),
+        ("notes.txt", b"no plugin"),
+    ]);
 
     let plan = plan(&config::Plugins::default(), Some(directory.path())).unwrap();
 
-    assert_eq!(ids(&plan), ["trace", "log-new", "logging", "audit", "log-two", "log-one", "metrics"]);
+    assert_eq!(
+        ids(&plan),
+        ["trace", "log-new", "logging", "audit", "log-two", "log-one", "metrics"]
+    );
 }
 
 #[test]
 fn what_cannot_run_is_refused_by_name_and_reason() {
-    let overreaching = changed(2, &[("id = \"audit\"", "id = \"adult\""), ("[\"audit\"]", "[\"clock\"]")]);
+    let overreaching =
+        changed(2, &[("id = \"audit\"", "id = \"adult\""), ("[\"audit\"]", "[\"clock\"]")]);
     let twin = changed(0, &[("id = \"trace\"", "id = \"twins\"")]);
     let newer = changed(0, &[("api = \"0.1\"", "api = \"0.9\"")]);
     let directory = directory(&[
@@ -168,7 +195,8 @@ fn what_cannot_run_is_refused_by_name_and_reason() {
 /// Both or none: nobody can say which of the two was meant to guard the calls.
 #[test]
 fn twins_of_a_builtin_leave_the_builtin() {
-    let directory = directory(&[("a.wasm", BUILTINS[2].component), ("b.wasm", BUILTINS[2].component)]);
+    let directory =
+        directory(&[("a.wasm", BUILTINS[2].component), ("b.wasm", BUILTINS[2].component)]);
     let config = config::Plugins { allow_refused: true, ..Default::default() };
 
     let plan = plan(&config, Some(directory.path())).unwrap();
@@ -209,12 +237,21 @@ fn a_builtin_is_never_left_out() {
 
 #[test]
 fn a_grant_taken_away_is_a_refusal_not_a_surprise() {
-    let word = PluginOverride { capabilities: Some(vec!["log".into(), "fly".into()]), ..Default::default() };
+    let word = PluginOverride {
+        capabilities: Some(vec!["log".into(), "fly".into()]),
+        ..Default::default()
+    };
 
     let plan = plan_of(&with_override("audit", word));
 
-    assert_eq!(plan.refused()[0].reason, "it imports `audit`, a capability the config does not grant");
-    assert_eq!(plan.warnings(), ["the config grants `fly` to plugin `audit`, and there is no such capability"]);
+    assert_eq!(
+        plan.refused()[0].reason,
+        "it imports `audit`, a capability the config does not grant"
+    );
+    assert_eq!(
+        plan.warnings(),
+        ["the config grants `fly` to plugin `audit`, and there is no such capability"]
+    );
     assert!(plan.check().is_err());
 }
 
@@ -235,7 +272,10 @@ async fn builtins_trace_audit_and_count_a_call() {
     let trace = &store.traces(&TraceFilter::default()).unwrap()[0];
     assert_eq!(trace.trace_id, "0af7651916cd43dd8448eb211c80319c");
     assert_eq!(trace.parent_span_id.as_deref(), Some("b7ad6b7169203331"));
-    assert_eq!((trace.status, trace.upstream.as_deref(), trace.name.as_deref()), (Status::Success, Some("files"), Some("read")));
+    assert_eq!(
+        (trace.status, trace.upstream.as_deref(), trace.name.as_deref()),
+        (Status::Success, Some("files"), Some("read"))
+    );
     let event = &store.audit_events(&AuditFilter::default()).unwrap()[0];
     assert_eq!((&*event.event_type, event.outcome), ("tool_call", AuditOutcome::Success));
     assert_eq!(event.trace_id.as_deref(), Some("0af7651916cd43dd8448eb211c80319c"));
@@ -266,13 +306,19 @@ async fn a_denied_call_is_audited_as_one() {
 #[test]
 fn the_second_start_compiles_nothing() {
     let home = TempDir::new().unwrap();
-    let place =
-        CachePlace { directory: home.path().join("cache/plugins"), key_file: home.path().join("data/plugin-cache.key") };
+    let place = CachePlace {
+        directory: home.path().join("cache/plugins"),
+        key_file: home.path().join("data/plugin-cache.key"),
+    };
     let store = Arc::new(MemoryStore::default());
     let start = || {
         let runtime = Runtime::new(Some(&place)).unwrap();
         let plan = plan_of(&config::Plugins::default());
-        let cached = plan.candidates.iter().filter(|plugin| runtime.cached(&plugin.digest).is_some()).count();
+        let cached = plan
+            .candidates
+            .iter()
+            .filter(|plugin| runtime.cached(&plugin.digest).is_some())
+            .count();
         let loaded = plan.load(&runtime, &outlets(&store)).unwrap();
         (cached, loaded.stages.len())
     };

@@ -140,6 +140,21 @@ fn unknown_keys_are_warnings_with_their_place() {
 }
 
 #[test]
+fn disabled_upstreams_that_cannot_be_used_are_left_out() {
+    let text =
+        "upstream:\n  a:\n  b: {enabled: false}\n  c: {command: x, url: y}\n  d: {command: x}\n";
+
+    let names: Vec<String> = config(text).upstreams.iter().map(|it| it.name.to_string()).collect();
+
+    assert_eq!(names, ["d"]);
+    insta::assert_snapshot!(warnings(text), @r"
+    2:3: upstream `a` has neither `command` nor `url`, and is left out
+    3:3: upstream `b` has neither `command` nor `url`, and is left out
+    4:3: upstream `c` has both `command` and `url`, and is left out
+    ");
+}
+
+#[test]
 fn all_problems_are_named_at_once() {
     insta::assert_snapshot!(problems(
         r#"
@@ -149,9 +164,9 @@ upstream:
   a__b: {command: x}
   ultra: {command: x}
   näme: {command: x}
-  nothing:
+  nothing: x
   neither: {enabled: true}
-  both: {command: x, url: y}
+  both: {command: x, url: y, enabled: true}
   args: {command: x, args: "-y pkg", enabled: "true"}
   env: {command: x, env: {A: null, "B=C": d, E: [1]}}
   a: {command: x}
@@ -170,9 +185,9 @@ hub: [1]
     5:3: the upstream name `a__b` contains `__` (`__` stands between the names of upstream and tool; use a single `_`)
     6:3: the name `ultra` is taken by the gateway's own tools (choose another name)
     7:3: `näme` is no name for an upstream (use 1 to 32 letters, digits, `-` and `_`, without accents)
-    8:3: upstream `nothing` says nothing (give it a `command` or a `url`)
+    8:12: `upstream.nothing` must be a mapping, not a single value (write `key: value` lines, indented)
     9:3: upstream `neither` has neither `command` nor `url` (give it one of them)
-    10:27: upstream `both` has both `command` and `url` (keep the one it is reached by)
+    10:3: upstream `both` has both `command` and `url` (keep one of them)
     11:28: `upstream.args.args` must be a list, not a single value (write `args: ["a", "b"]`)
     11:47: `upstream.args.enabled` must be true or false (write `true` or `false`, without quotes)
     12:30: `upstream.env.env.A` has no value (write `""` if it is meant to be empty)
@@ -250,7 +265,7 @@ fn unreadable_files_are_errors_with_their_path() {
     assert!(
         matches!(load("big.yaml"), ConfigError::Read { source, .. } if source.kind() == ErrorKind::FileTooLarge)
     );
-    let ConfigError::Invalid { problems, path } = load("./latin1.yaml") else { panic!() };
+    let ConfigError::Invalid { problems, path, .. } = load("./latin1.yaml") else { panic!() };
     assert_eq!(problems[0].to_string(), "2:4: not UTF-8");
     assert_eq!(path, dir.path().join("latin1.yaml"));
 }

@@ -47,7 +47,11 @@ fn what_was_stored_is_loaded_again_by_the_next_process() {
 
     assert!(next.load(&setup.engine, &setup.name).unwrap().is_some());
     assert!(next.load(&setup.engine, &"0".repeat(64)).unwrap().is_none());
-    let left: Vec<_> = fs::read_dir(&setup.cache.directory).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    let left: Vec<_> = fs::read_dir(&setup.cache.directory)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .collect();
     assert_eq!(left, [setup.file().file_name().unwrap()], "no temporary file stays");
 }
 
@@ -58,7 +62,9 @@ fn a_flipped_bit_anywhere_is_found() {
     let good = fs::read(setup.file()).unwrap();
     let step = (good.len() / 500).max(1);
 
-    for position in (0..good.len()).step_by(step).chain(0..TAG_BYTES).chain(good.len() - 64..good.len()) {
+    for position in
+        (0..good.len()).step_by(step).chain(0..TAG_BYTES).chain(good.len() - 64..good.len())
+    {
         let mut bad = good.clone();
         bad[position] ^= 1 << (position % 8);
         fs::write(setup.file(), &bad).unwrap();
