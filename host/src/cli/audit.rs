@@ -12,7 +12,7 @@ use super::{CliResult, Output};
 use crate::config::Config;
 
 /// Show the audit log, newest first
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct Args {
     /// Only what ended so
     #[arg(long, visible_alias = "status", value_parser = outcome())]

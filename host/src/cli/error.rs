@@ -2,6 +2,7 @@
 
 use crate::chain;
 use crate::config::{ConfigError, EditError, Problem};
+use crate::plugins::PluginsError;
 use ultra_store::StoreError;
 
 /// What a command ends with.
@@ -114,6 +115,20 @@ impl From<EditError> for CliError {
             EditError::Unsafe { .. } => Self::user(text).hint("change it with an editor"),
             EditError::Changed { .. } => Self::user(text).hint("run the command again"),
             EditError::Write { .. } => Self::user(text).hint("check who may write there"),
+        }
+    }
+}
+
+impl From<PluginsError> for CliError {
+    fn from(error: PluginsError) -> Self {
+        let text = chain(&error);
+        match error {
+            PluginsError::Refused { .. } => Self::user(text).hint(
+                "take it out of the directory, name it in `plugins.disabled`, or start with `--allow-refused-plugins`",
+            ),
+            PluginsError::Directory { .. } => {
+                Self::user(text).hint("`--plugins DIR` and `plugins.directory` name the directory")
+            }
         }
     }
 }

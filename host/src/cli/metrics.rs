@@ -26,7 +26,7 @@ const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 /// Show how often tools were called, how many calls failed and how long they took
 ///
 /// Quantiles are estimated from the histograms, linearly within a bucket.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     select: Select,

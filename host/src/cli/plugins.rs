@@ -45,12 +45,16 @@ pub(super) fn run(args: &Args, config: &Config, out: &mut Output) -> CliResult {
         Some(Command::List(list)) => list,
         None => &args.list,
     };
-    show(&plan(&config.plugins, list.plugins.as_deref())?.infos(), list.json, out)
+    let plan = plan(&config.plugins, list.plugins.as_deref())?;
+    for warning in plan.warnings() {
+        out.warn(warning)?;
+    }
+    show(&plan.infos(), list.json, out)
 }
 
 fn show(plugins: &[PluginInfo], json: bool, out: &mut Output) -> CliResult {
     let (refused, loaded): (Vec<&PluginInfo>, Vec<&PluginInfo>) =
-        plugins.iter().partition(|plugin| plugin.refusal.is_some());
+        plugins.iter().partition(|plugin| plugin.state == State::Refused);
     if json {
         out.json(&plugins)?;
     } else {
@@ -60,19 +64,16 @@ fn show(plugins: &[PluginInfo], json: bool, out: &mut Output) -> CliResult {
                 out.line("")?;
             }
             let label = out.paint(Paint::Red, "refused");
-            let reason = clean(plugin.refusal.as_deref().unwrap_or_default());
-            let (id, source) = (clean(&plugin.id), clean(&plugin.source));
-            out.line(&format!("{label} {id} ({source}): {reason}"))?;
+            let reason = clean(plugin.reason.as_deref().unwrap_or_default());
+            out.line(&format!("{label} {}: {reason}", clean(&plugin.source)))?;
         }
     }
     match refused.len() {
         0 => Ok(()),
         count => {
             let components = if count == 1 { "component is" } else { "components are" };
-            Err(CliError::user(format!(
-                "{count} {components} refused, and `ultra start` would not start"
-            ))
-            .hint("take it out of the directory or name it in `plugins.disabled`"))
+            Err(CliError::user(format!("{count} {components} refused"))
+                .hint("take it out of the directory, or name it in `plugins.disabled`"))
         }
     }
 }
@@ -90,20 +91,25 @@ fn table(plugins: &[&PluginInfo]) -> Table {
         Column::new("DIGEST"),
     ]);
     for (index, plugin) in plugins.iter().enumerate() {
-        let capabilities = plugin.capabilities.join(", ");
+        let capabilities =
+            plugin.capabilities.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let number = match plugin.state {
+            State::Active => (index + 1).to_string(),
+            State::Disabled | State::Refused => "off".to_owned(),
+        };
+        let digest = plugin.digest.as_deref().and_then(|digest| digest.strip_prefix("sha256:"));
         table.rows.push(vec![
-            Cell::new((index + 1).to_string()).paint(Paint::Dim),
-            Cell::new(&plugin.id).paint(Paint::Bold),
-            Cell::new(&plugin.version),
+            Cell::new(number).paint(Paint::Dim),
+            Cell::or_dash(plugin.id.as_deref()).paint(Paint::Bold),
+            Cell::or_dash(plugin.version.as_deref()),
             Cell::new(&plugin.source),
-            Cell::new(plugin.priority.to_string()),
+            Cell::or_dash(plugin.priority.map(|priority| priority.to_string()).as_deref()),
             mode(plugin.request),
             mode(plugin.response),
             Cell::or_dash(
                 Some(capabilities.as_str()).filter(|capabilities| !capabilities.is_empty()),
             ),
-            Cell::new(plugin.digest.get(..DIGEST_CHARS).unwrap_or(&plugin.digest))
-                .paint(Paint::Dim),
+            Cell::or_dash(digest.and_then(|digest| digest.get(..DIGEST_CHARS))).paint(Paint::Dim),
         ]);
     }
     table
@@ -122,21 +128,26 @@ fn mode(mode: Option<FailureMode>) -> Cell {
 mod tests {
     use super::*;
     use crate::cli::output::tests::Captured;
+    use crate::wasm::Capability;
 
     fn plugin(id: &str, priority: i32) -> PluginInfo {
         PluginInfo {
-            id: id.into(),
-            version: "0.1.0".into(),
-            api: "0.1".into(),
+            id: Some(id.into()),
+            version: Some("0.1.0".into()),
+            api: Some("0.1".into()),
             source: "built-in".into(),
-            priority,
+            priority: Some(priority),
             request: Some(FailureMode::Open),
             response: Some(FailureMode::Closed),
-            capabilities: vec![id.into()],
-            digest: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
-            size: 19_000,
-            description: "For tests".into(),
-            refusal: None,
+            sees_all_outcomes: false,
+            capabilities: vec![Capability::Log],
+            digest: Some(
+                "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".into(),
+            ),
+            size_bytes: Some(19_000),
+            description: Some("For tests".into()),
+            state: State::Active,
+            reason: None,
         }
     }
 
@@ -146,7 +157,7 @@ mod tests {
         let redact = PluginInfo {
             source: "plugins/redact.wasm".into(),
             response: None,
-            capabilities: vec!["payload".into(), "deny".into()],
+            capabilities: vec![Capability::Read, Capability::Deny],
             ..plugin("redact", 50)
         };
 
@@ -154,10 +165,10 @@ mod tests {
             .unwrap();
 
         insta::assert_snapshot!(written.text(), @r"
-        #  ID      VERSION  SOURCE               PRIORITY  REQUEST  RESPONSE  CAPABILITIES   DIGEST
-        1  trace   0.1.0    built-in                    0  open     closed    trace          9f86d081884c
-        2  redact  0.1.0    plugins/redact.wasm        50  open     -         payload, deny  9f86d081884c
-        3  audit   0.1.0    built-in                   75  open     closed    audit          9f86d081884c
+        #  ID      VERSION  SOURCE               PRIORITY  REQUEST  RESPONSE  CAPABILITIES  DIGEST
+        1  trace   0.1.0    built-in                    0  open     closed    log           9f86d081884c
+        2  redact  0.1.0    plugins/redact.wasm        50  open     -         read, deny    9f86d081884c
+        3  audit   0.1.0    built-in                   75  open     closed    log           9f86d081884c
         ");
     }
 
@@ -166,7 +177,8 @@ mod tests {
         let written = Captured::default();
         let broken = PluginInfo {
             source: "plugins/broken.wasm".into(),
-            refusal: Some("wants `net`, which is not granted".into()),
+            state: State::Refused,
+            reason: Some("wants `net`, which is not granted".into()),
             ..plugin("broken", 50)
         };
 
@@ -177,11 +189,11 @@ mod tests {
         assert_eq!(error.exit_code(), 1);
         insta::assert_snapshot!(written.text(), @r"
         #  ID     VERSION  SOURCE    PRIORITY  REQUEST  RESPONSE  CAPABILITIES  DIGEST
-        1  trace  0.1.0    built-in         0  open     closed    trace         9f86d081884c
+        1  trace  0.1.0    built-in         0  open     closed    log           9f86d081884c
 
-        refused broken (plugins/broken.wasm): wants `net`, which is not granted
-        error: 1 component is refused, and `ultra start` would not start
-        hint: take it out of the directory or name it in `plugins.disabled`
+        refused plugins/broken.wasm: wants `net`, which is not granted
+        error: 1 component is refused
+        hint: take it out of the directory, or name it in `plugins.disabled`
         ");
     }
 }

@@ -16,8 +16,11 @@ const FOLLOW_PERIOD: Duration = Duration::from_millis(500);
 /// More new rows than a gateway stores in a period.
 const FOLLOW_ROWS_MAX: usize = 1_000_000;
 
+/// So many rows are shown unless more are asked for.
+const LIMIT: usize = 50;
+
 /// Which records.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct Select {
     /// Only of this upstream
     #[arg(long, value_name = "NAME")]
@@ -47,7 +50,7 @@ impl Select {
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
     /// At most so many, the newest
-    #[arg(short = 'n', long, value_name = "ROWS", default_value_t = 50)]
+    #[arg(short = 'n', long, value_name = "ROWS", default_value_t = LIMIT)]
     pub(super) limit: usize,
     /// Print JSON: one document, or with --follow one line per record
     #[arg(long)]
@@ -55,6 +58,12 @@ pub(super) struct Show {
     /// Go on with what is recorded from now on, until Ctrl-C
     #[arg(short, long)]
     pub(super) follow: bool,
+}
+
+impl Default for Show {
+    fn default() -> Self {
+        Self { limit: LIMIT, json: false, follow: false }
+    }
 }
 
 /// A record as a row.

@@ -97,7 +97,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         tracing::error!("not all records could be stored in time");
     }
     if let Some(exporter) = exporter {
-        exporter.shutdown();
+        exporter.shutdown().await;
     }
     log.flush();
     measured?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::value::RawValue;
-use ultra_store::{Status, Reader, TraceFilter, TraceRow};
+use ultra_store::{Reader, Status, TraceFilter, TraceRow};
 
 use super::records::{Row, Select, Show, none, show};
 use super::store::open_reader;
@@ -33,7 +33,7 @@ const OPERATIONS: [&str; 7] = [
 /// Show what calls did, newest first
 ///
 /// With an id: one trace whole, with what was asked and answered.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct Args {
     /// A trace id or record id, or its beginning
     #[arg(conflicts_with = "follow")]
@@ -249,7 +249,7 @@ mod tests {
 
     fn shown(id: &str, rows: &[fn() -> TraceRow]) -> Result<String, CliError> {
         let written = Captured::default();
-        let store = Rows { traces: rows.to_vec(), ..Rows::default() };
+        let store = Rows { traces: rows.to_vec() };
         one(id, false, Some(&store), &mut written.output(None))?;
         Ok(written.text())
     }

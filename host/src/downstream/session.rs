@@ -17,6 +17,7 @@ use crate::aggregator::{Aggregator, Target, builtin, merge};
 use crate::gateway::{Call, Gateway};
 use crate::mcp::{self, Kind, Message, MessageError, Revision, json};
 use crate::pipeline::{CallError, Caller, Exchange, Operation, Outcome, SpanContext};
+use crate::telemetry::{self, Exporter};
 use crate::upstream::{
     Connection, Guard, ListKind, Listener, Program, Surroundings, Upstream, unix_ns,
 };

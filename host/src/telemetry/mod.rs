@@ -24,6 +24,7 @@ use tracing::error;
 use ultra_store::{MetricDelta, Redactor, Trace};
 
 use crate::config::Observability;
+use crate::wasm::SpanSink;
 use client::{Client, Endpoint};
 use meters::Meters;
 use semconv::Call;
@@ -146,6 +147,12 @@ struct Queue {
 /// The first thing that is wrong. Nothing is connected.
 pub fn check(config: &Observability) -> Result<(), EndpointError> {
     Endpoint::new(config).map(drop)
+}
+
+impl SpanSink for Exporter {
+    fn span(&self, trace: &Trace) {
+        Self::span(self, trace);
+    }
 }
 
 impl Exporter {
