@@ -11,7 +11,9 @@ use components::Plugin;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build/components.rs");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the package is not in its repository")?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .ok_or("the package is not in its repository")?;
     components::build(
         &root.join("plugins"),
         root,

@@ -25,7 +25,11 @@ pub(crate) struct Plugin<'a> {
 }
 
 /// Builds plugins of one workspace to `<output>.wasm` in `OUT_DIR`, and tells cargo what they are made of.
-pub(crate) fn build(workspace: &Path, root: &Path, plugins: &[Plugin<'_>]) -> Result<(), Box<dyn Error>> {
+pub(crate) fn build(
+    workspace: &Path,
+    root: &Path,
+    plugins: &[Plugin<'_>],
+) -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR: not a build script")?);
     let target_dir = out_dir.join("components");
     watch(workspace, root, plugins);
@@ -34,7 +38,8 @@ pub(crate) fn build(workspace: &Path, root: &Path, plugins: &[Plugin<'_>]) -> Re
     for plugin in plugins {
         let file = format!("{}.wasm", plugin.package.replace('-', "_"));
         let module = fs::read(target_dir.join(TARGET).join("release").join(file))?;
-        let component = wit_component::ComponentEncoder::default().validate(true).module(&module)?.encode()?;
+        let component =
+            wit_component::ComponentEncoder::default().validate(true).module(&module)?.encode()?;
         fs::write(out_dir.join(format!("{}.wasm", plugin.output)), component)?;
     }
     Ok(())
@@ -42,8 +47,11 @@ pub(crate) fn build(workspace: &Path, root: &Path, plugins: &[Plugin<'_>]) -> Re
 
 /// Names files, not directories with a `target` in them: a test run there must not look like a change.
 fn watch(workspace: &Path, root: &Path, plugins: &[Plugin<'_>]) {
-    let mut paths = vec![workspace.join("Cargo.toml"), workspace.join("Cargo.lock"), root.join("wit")];
-    for package in plugins.iter().map(|plugin| workspace.join(plugin.directory)).chain([root.join("sdk")]) {
+    let mut paths =
+        vec![workspace.join("Cargo.toml"), workspace.join("Cargo.lock"), root.join("wit")];
+    for package in
+        plugins.iter().map(|plugin| workspace.join(plugin.directory)).chain([root.join("sdk")])
+    {
         paths.extend(["Cargo.toml", "src"].map(|file| package.join(file)));
     }
     paths.extend(plugins.iter().map(|plugin| workspace.join(plugin.directory).join("plugin.toml")));
@@ -82,7 +90,8 @@ fn ensure_target() -> Result<(), Box<dyn Error>> {
 
 fn has_target() -> Result<bool, Box<dyn Error>> {
     let rustc = env::var_os("RUSTC").ok_or("no RUSTC: not a build script")?;
-    let output = Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]).output()?;
+    let output =
+        Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]).output()?;
     // An existing but empty directory is what a removed target can leave behind.
     let libraries = fs::read_dir(String::from_utf8(output.stdout)?.trim());
     Ok(libraries.is_ok_and(|mut files| files.next().is_some()))
@@ -95,13 +104,16 @@ fn cargo(
     plugins: &[Plugin<'_>],
 ) -> Result<(), Box<dyn Error>> {
     let mut cargo = Command::new(env::var_os("CARGO").ok_or("no CARGO: not a build script")?);
-    cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]).arg(target_dir);
+    cargo
+        .args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"])
+        .arg(target_dir);
     for plugin in plugins {
         cargo.args(["--package", plugin.package]);
     }
     for (name, _) in env::vars_os() {
         let Some(name) = name.to_str() else { continue };
-        let of_cargo = name.starts_with("CARGO_") && !CARGO_VARIABLES_KEPT.iter().any(|kept| name.starts_with(kept));
+        let of_cargo = name.starts_with("CARGO_")
+            && !CARGO_VARIABLES_KEPT.iter().any(|kept| name.starts_with(kept));
         let of_rustc = name.starts_with("RUSTC_") || matches!(name, "RUSTFLAGS" | "RUSTDOCFLAGS");
         if of_cargo || of_rustc {
             cargo.env_remove(name);
@@ -110,7 +122,9 @@ fn cargo(
     cargo.env("CARGO_ENCODED_RUSTFLAGS", remapped(root).join("\u{1f}"));
     let status = cargo.current_dir(workspace).status()?;
     if !status.success() {
-        return Err(format!("the plugins in `{}` do not build: {status}", workspace.display()).into());
+        return Err(
+            format!("the plugins in `{}` do not build: {status}", workspace.display()).into()
+        );
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Ultra, the gateway between AI clients and MCP servers. In the order a call meets them:
 
 pub mod aggregator;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod downstream;

@@ -4,6 +4,7 @@
 //! so that storing is a lock and a push.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -51,7 +52,6 @@ impl Default for MemoryOptions {
 pub(crate) const CATALOGS_PER_UPSTREAM: usize = 8;
 
 /// A store that lasts as long as the process.
-#[derive(Debug)]
 pub struct MemoryStore {
     state: Mutex<State>,
     keeping: Keeping,
@@ -59,7 +59,7 @@ pub struct MemoryStore {
     refuse_audit: AtomicBool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     traces: VecDeque<Box<Trace>>,
     /// Of the traces kept.
@@ -180,6 +180,13 @@ impl MemoryStore {
     }
 }
 
+impl fmt::Debug for MemoryStore {
+    /// Shows nothing of what is kept.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").finish_non_exhaustive()
+    }
+}
+
 impl Default for MemoryStore {
     fn default() -> Self {
         Self::new(MemoryOptions::default())
@@ -287,7 +294,6 @@ impl Reader for MemoryStore {
         rows.sort_by_key(|row| std::cmp::Reverse(row.unix_ns));
         Ok(rows)
     }
-
 }
 
 impl Store for MemoryStore {
@@ -355,5 +361,49 @@ impl Store for MemoryStore {
 
     fn flush(&self, _deadline: Instant) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::{event, trace};
+
+    #[test]
+    fn the_oldest_make_room() {
+        let options = MemoryOptions {
+            traces_max: 3,
+            payloads_bytes_max: 250,
+            audit_events_max: 2,
+            ..Default::default()
+        };
+        let store = MemoryStore::new(options);
+        for number in 1..=5 {
+            let request = (number > 3).then(|| Bytes::from(vec![b'1'; 100]));
+            store.record(Record::Trace(Box::new(Trace { request, ..trace(number, "read") })));
+            store.record(Record::Audit(event(number, "read")));
+        }
+        let seqs = |store: &MemoryStore| -> Vec<i64> {
+            store.traces(&TraceFilter::default()).unwrap().iter().map(|row| row.seq).collect()
+        };
+
+        assert_eq!(seqs(&store), [5, 4, 3]);
+        assert_eq!(store.audit_events(&AuditFilter::default()).unwrap().len(), 2);
+
+        // A payload larger than all may be stays alone.
+        let request = Some(Bytes::from(vec![b'1'; 1000]));
+        store.record(Record::Trace(Box::new(Trace { request, ..trace(6, "read") })));
+        assert_eq!(seqs(&store), [6]);
+    }
+
+    #[test]
+    fn audit_events_can_be_refused() {
+        let store = MemoryStore::default();
+        store.refuse_audit(true);
+        assert!(matches!(store.audit(event(1, "read")), Durable::Ready(Err(_))));
+        store.refuse_audit(false);
+        assert!(matches!(store.audit(event(2, "read")), Durable::Ready(Ok(()))));
+
+        assert_eq!(store.audit_events(&AuditFilter::default()).unwrap().len(), 1);
     }
 }

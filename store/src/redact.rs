@@ -96,8 +96,11 @@ impl Redactor {
         let mut founds: Vec<text::Found> = Vec::new();
         for hit in hits {
             // A clue inside of what will be replaced leads nowhere; an exact secret may reach further.
-            let covered = founds.last().is_some_and(|found| found.range.contains(&hit.start));
-            if covered && !hit.clue.is_exact() {
+            let covered = founds.last().is_some_and(|found| {
+                let ends = hit.end <= found.range.end || !hit.clue.is_exact();
+                found.range.contains(&hit.start) && ends
+            });
+            if covered {
                 continue;
             }
             founds.extend(text::secret_at(text.as_bytes(), hit, cut));

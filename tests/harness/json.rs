@@ -60,6 +60,23 @@ impl Json {
         }
     }
 
+    /// Changes the text of every leaf that is a member `name` of an object, however deep.
+    pub fn edit_leaves(&mut self, name: &str, edit: &impl Fn(&str) -> String) {
+        match self {
+            Self::Object(members) => {
+                for (known, value) in members {
+                    match value {
+                        Self::Leaf(text) if known == name => *text = edit(text),
+                        Self::Leaf(_) => {}
+                        Self::Object(_) | Self::Array(_) => value.edit_leaves(name, edit),
+                    }
+                }
+            }
+            Self::Array(items) => items.iter_mut().for_each(|value| value.edit_leaves(name, edit)),
+            Self::Leaf(_) => {}
+        }
+    }
+
     /// Returns where two texts differ, one line each; empty if they are equal.
     ///
     /// The order of members does not count, everything else does.

@@ -22,6 +22,26 @@ pub fn marked(mark: &str) -> Vec<u32> {
         .collect()
 }
 
+/// Returns the living processes below one, however deep, without itself.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let parents: Vec<(u32, u32)> = entries
+        .filter_map(|entry| {
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            let fields = stat(pid)?;
+            (fields.first()? != "Z").then_some(())?;
+            Some((pid, fields.get(1)?.parse().ok()?))
+        })
+        .collect();
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found.split_off(1)
+}
+
 /// Returns whether a process lives. A zombie does not.
 pub fn is_alive(pid: u32) -> bool {
     let Some(known) = to_pid(pid) else { return false };
@@ -29,11 +49,15 @@ pub fn is_alive(pid: u32) -> bool {
 }
 
 fn is_zombie(pid: u32) -> bool {
-    // `pid (comm) state …`: the name may hold anything, even parentheses.
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|stat| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('Z')))
-        .unwrap_or(true)
+    stat(pid).is_none_or(|fields| fields.first().is_some_and(|state| state == "Z"))
+}
+
+/// Returns the fields of `/proc/<pid>/stat` from the state on.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    // `pid (comm) state ppid …`: the name may hold anything, even parentheses.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    Some(rest.split(' ').map(str::to_owned).collect())
 }
 
 /// Sends a signal to one process. A process that is gone is no error.

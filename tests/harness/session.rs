@@ -54,6 +54,15 @@ impl Message {
         Json::parse(&self.raw)
     }
 
+    /// Returns the message as a tree whose `id` is null: two sessions count on their own.
+    pub fn json_without_id(&self) -> Json {
+        let mut json = self.json();
+        if let Some(id) = json.get_mut(&["id"]) {
+            *id = Json::Leaf("null".to_owned());
+        }
+        json
+    }
+
     /// Returns the message as a value. Numbers may lose digits.
     ///
     /// # Panics
@@ -325,6 +334,11 @@ impl Session {
     /// Returns what has arrived and was not waited for, as lines.
     pub fn left(&self) -> Vec<String> {
         self.shared.inbox().messages.iter().map(|message| message.raw.clone()).collect()
+    }
+
+    /// Returns whether the server has closed its output, and all of it was read.
+    pub fn is_closed(&self) -> bool {
+        self.shared.inbox().closed
     }
 
     /// Returns the lines on stdout that are no JSON-RPC.

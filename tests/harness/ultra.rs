@@ -84,13 +84,13 @@ impl Setup {
         self.server(&fake.name, &program("fake-upstream"), &fake.args)
     }
 
-    /// Adds an upstream that is not expected to come up.
+    /// Adds an upstream that [`Self::connect`] does not wait for.
     #[must_use]
-    pub fn dead_upstream(self, name: &str, command: &Path, args: &[String]) -> Self {
-        self.server(name, command, args)
+    pub fn late_upstream(self, fake: &Fake) -> Self {
+        self.server(&fake.name, &program("fake-upstream"), &fake.args)
     }
 
-    /// Adds an upstream that is any program.
+    /// Adds an upstream that is any program. [`Self::connect`] does not wait for it.
     #[must_use]
     pub fn server(mut self, name: &str, command: &Path, args: &[String]) -> Self {
         // JSON strings and lists are YAML.
@@ -138,6 +138,10 @@ impl Setup {
         self.dir.path()
     }
 
+    fn processes(&self) -> Vec<u32> {
+        process::marked(&self.mark)
+    }
+
     /// Writes the config and returns its path.
     pub fn write_config(&self) -> PathBuf {
         let mut text = self.rest.clone();
@@ -174,17 +178,23 @@ impl Setup {
     }
 
     /// Returns the arguments of `ultra start`, after writing the config.
-    pub fn start_args(&self) -> Vec<OsString> {
+    fn start_args(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> =
             vec!["start".into(), "--config".into(), self.write_config().into()];
         args.extend(self.args.iter().cloned());
         args
     }
 
-    /// Starts the gateway and says nothing to it.
-    pub fn start(self) -> Ultra {
+    /// Returns the command that starts the gateway, for a client that is not ours.
+    pub fn start_command(&self) -> Command {
         let mut command = self.command();
         command.args(self.start_args());
+        command
+    }
+
+    /// Starts the gateway and says nothing to it.
+    pub fn start(self) -> Ultra {
+        let command = self.start_command();
         self.start_with(command)
     }
 
@@ -211,6 +221,7 @@ fn cache_dir() -> PathBuf {
 
 /// A running gateway and the client's session with it. No process of it survives this value.
 pub struct Ultra {
+    // First, because it is dropped first: the setup then kills what that left.
     session: Option<Session>,
     setup: Setup,
 }
@@ -257,28 +268,30 @@ impl Ultra {
         }
     }
 
-    /// Returns the living processes of this gateway: itself, upstreams, what those started.
+    /// Returns the living processes of this gateway: itself, upstreams, what those started, helpers.
     pub fn processes(&self) -> Vec<u32> {
-        process::marked(&self.setup.mark)
+        let mut found = self.setup.processes();
+        found.extend(process::descendants(self.pid()));
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
-    /// Waits until no process of this gateway is left.
+    /// Waits until none of these processes lives, nor any other of this gateway.
     ///
     /// # Panics
     ///
     /// If there still is one after 10 s, naming it.
-    pub async fn no_process_left(&self) {
+    pub async fn no_process_left(&self, known: &[u32]) {
+        let left = || {
+            let mut left = self.setup.processes();
+            left.extend(known.iter().filter(|pid| process::is_alive(**pid)));
+            left
+        };
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
-        loop {
-            let left = self.processes();
-            if left.is_empty() {
-                return;
-            }
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "orphans after 10 s: {}",
-                describe(&left)
-            );
+        while !left().is_empty() {
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(!late, "orphans after 10 s: {}", describe(&left()));
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     }
@@ -292,9 +305,7 @@ impl Ultra {
     pub fn restart(self) -> Self {
         let mut this = self;
         drop(this.session.take());
-        let mut command = this.setup.command();
-        command.args(this.setup.start_args());
-        this.session = Some(Session::start(command));
+        this.session = Some(Session::start(this.setup.start_command()));
         this
     }
 }
@@ -307,9 +318,8 @@ impl Deref for Ultra {
     }
 }
 
-impl Drop for Ultra {
+impl Drop for Setup {
     fn drop(&mut self) {
-        drop(self.session.take());
         for pid in self.processes() {
             process::signal(pid, rustix::process::Signal::KILL);
         }

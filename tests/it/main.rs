@@ -1,3 +1,8 @@
 //! All integration tests in one binary, by area.
 
+mod differential;
 mod fake;
+mod plugins;
+mod protocol;
+mod real_servers;
+mod reliability;

@@ -62,8 +62,8 @@ pub struct Aggregator {
     server_name: String,
     catalog: Mutex<Arc<Catalog>>,
     outdated: AtomicBool,
-    /// The lists the client knows.
-    announced: Mutex<[Bytes; 4]>,
+    /// The lists the client knows; none before it asked.
+    announced: Mutex<[Option<Bytes>; 4]>,
     learned: Mutex<Learned>,
 }
 
@@ -87,14 +87,13 @@ impl Aggregator {
         server_name: &str,
     ) -> Self {
         let catalog = Catalog::new(&upstreams, server_name);
-        let announced = ListKind::ALL.map(|kind| catalog.list(kind).clone());
         Self {
             upstreams,
             surroundings,
             server_name: server_name.to_owned(),
             catalog: Mutex::new(Arc::new(catalog)),
             outdated: AtomicBool::new(false),
-            announced: Mutex::new(announced),
+            announced: Mutex::default(),
             learned: Mutex::default(),
         }
     }
@@ -127,15 +126,15 @@ impl Aggregator {
     pub fn announce(&self) -> Vec<ListKind> {
         let catalog = self.catalog();
         let mut announced = lock(&self.announced);
-        ListKind::ALL
-            .into_iter()
-            .filter(|&kind| {
-                let known = &mut announced[kind as usize];
-                let changed = known != catalog.list(kind);
-                *known = catalog.list(kind).clone();
-                changed
-            })
-            .collect()
+        let mut changed = Vec::new();
+        for kind in ListKind::ALL {
+            let list = catalog.list(kind);
+            if let Some(known) = announced[kind as usize].as_mut().filter(|known| *known != list) {
+                *known = list.clone();
+                changed.push(kind);
+            }
+        }
+        changed
     }
 
     /// Finds where a request goes.
@@ -305,15 +304,24 @@ impl Aggregator {
 
     /// Returns the result of a list method from the catalog.
     pub async fn list(&self, kind: ListKind) -> Bytes {
+        self.first_listings().await;
+        let list = self.catalog().list(kind).clone();
+        lock(&self.announced)[kind as usize] = Some(list.clone());
+        list
+    }
+
+    /// Waits for the servers of which nothing is known yet, within limits. Returns whether there were
+    /// any: what was unknown before may be known now.
+    pub async fn first_listings(&self) -> bool {
+        let unlisted = self.upstreams.iter().filter(|upstream| upstream.listing().is_none());
+        let unlisted: Vec<_> = unlisted.collect();
         let all = async {
-            for upstream in &self.upstreams {
+            for upstream in &unlisted {
                 upstream.listed().await;
             }
         };
         let _ = timeout(FIRST_LIST_WAIT, all).await;
-        let list = self.catalog().list(kind).clone();
-        lock(&self.announced)[kind as usize] = list.clone();
-        list
+        !unlisted.is_empty()
     }
 
     /// Returns the tasks of all upstreams that keep some.

@@ -1,7 +1,7 @@
 //! `ultra audit`.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use ultra_store::{AuditFilter, AuditOutcome, AuditRow, Severity, Reader};
+use ultra_store::{AuditFilter, AuditOutcome, AuditRow, Reader, Severity};
 
 use super::records::{Row, Select, Show, show};
 use super::store::open_reader;

@@ -65,7 +65,12 @@ impl Log {
         let mut state = self.lock();
         while (!state.waiting.is_empty() || state.writing) && Instant::now() < end {
             let left = end.saturating_duration_since(Instant::now());
-            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 

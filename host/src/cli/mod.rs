@@ -86,7 +86,11 @@ fn hidden() -> Option<ExitCode> {
         GUARD_COMMAND => run_guard(&arguments.next()?, std::io::stdin()),
         demo::SERVER_COMMAND => {
             // The demo's gateway closed the pipe: nobody is there to be told.
-            let _ = demo::run_server(&arguments.next()?, std::io::stdin().lock(), std::io::stdout().lock());
+            let _ = demo::run_server(
+                &arguments.next()?,
+                std::io::stdin().lock(),
+                std::io::stdout().lock(),
+            );
         }
         _ => return None,
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use ultra_store::{MemoryOptions, MemoryStore, Redactor, SqliteOptions, SqliteStore, Store};
 
 use super::{CliError, CliResult, log};
+use crate::audit;
 use crate::config::{Backend, Config, Endpoint, Environment};
 use crate::downstream::{Setup, stdio};
 use crate::gateway::Gateway;
@@ -68,7 +69,9 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     let loader = {
         let (store, shutdown) = (Arc::clone(&store), shutdown.clone());
         // Clients wait for the answer to `initialize`; components compile meanwhile.
-        tokio::task::spawn_blocking(move || load(plan, &place, &outlets, store, &pipeline, &shutdown))
+        tokio::task::spawn_blocking(move || {
+            load(plan, &place, &outlets, store, &pipeline, &shutdown)
+        })
     };
     let setup = Setup {
         gateway: Gateway::new(loading),
@@ -80,6 +83,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         call_timeout: config.server.call_timeout,
         exporter: exporter.clone(),
     };
+    audit::record_gateway(&store, audit::Event::ServerStart);
     let measuring = async {
         let loaded = loader.await.map_err(std::io::Error::other)??;
         keep_measurements(&loaded, &store, exporter.as_deref(), &shutdown).await;
@@ -93,6 +97,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         },
         measuring
     );
+    audit::record_gateway(&store, audit::Event::ServerStop);
     if !store.flush(Instant::now() + LAST_FLUSH) {
         tracing::error!("not all records could be stored in time");
     }
@@ -141,7 +146,8 @@ async fn keep_measurements(
     shutdown: &CancellationToken,
 ) {
     loop {
-        let ended = shutdown.run_until_cancelled(tokio::time::sleep(METRICS_PERIOD)).await.is_none();
+        let ended =
+            shutdown.run_until_cancelled(tokio::time::sleep(METRICS_PERIOD)).await.is_none();
         let deltas = plugins.drain_metrics();
         if !deltas.is_empty() {
             if let Some(exporter) = exporter {
@@ -157,8 +163,9 @@ async fn keep_measurements(
 
 fn export(config: &Config, redactor: Redactor) -> Result<Option<Arc<Exporter>>, CliError> {
     if config.observability.enabled {
-        telemetry::check(&config.observability)
-            .map_err(|error| CliError::user(crate::chain(&error)).hint("see `observability.endpoint` in the config"))?;
+        telemetry::check(&config.observability).map_err(|error| {
+            CliError::user(crate::chain(&error)).hint("see `observability.endpoint` in the config")
+        })?;
     }
     let facts = telemetry::Facts { transport: "stdio", redactor };
     Ok(Exporter::start(&config.observability, facts).map(Arc::new))
@@ -205,7 +212,8 @@ fn open_store(config: &Config, redactor: &Redactor) -> Result<Arc<dyn Store>, Cl
                 ..SqliteOptions::new(&storage.path)
             };
             let store = SqliteStore::open(options).map_err(|error| {
-                CliError::other(&error).hint("`storage.path` names another file, `storage.backend: memory` none")
+                CliError::other(&error)
+                    .hint("`storage.path` names another file, `storage.backend: memory` none")
             })?;
             Ok(Arc::new(store))
         }
@@ -220,8 +228,12 @@ fn programs(config: &Config, environment: &Environment) -> Vec<(Arc<str>, Progra
             Endpoint::Stdio { command, args, env, cwd } => {
                 let mut all = environment.for_children();
                 all.extend(env.clone());
-                let program =
-                    Program { command: command.clone(), args: args.clone(), env: all, cwd: cwd.clone() };
+                let program = Program {
+                    command: command.clone(),
+                    args: args.clone(),
+                    env: all,
+                    cwd: cwd.clone(),
+                };
                 programs.push((Arc::clone(&upstream.name), program));
             }
             Endpoint::Http { .. } => tracing::warn!(
@@ -231,7 +243,10 @@ fn programs(config: &Config, environment: &Environment) -> Vec<(Arc<str>, Progra
         }
     }
     if programs.is_empty() {
-        let path = config.path.as_ref().map_or_else(|| "the config file".to_owned(), |path| path.display().to_string());
+        let path = config
+            .path
+            .as_ref()
+            .map_or_else(|| "the config file".to_owned(), |path| path.display().to_string());
         tracing::warn!("no upstream is enabled: add one under `upstream` in {path}");
     }
     programs

@@ -7,10 +7,33 @@ use std::path::{Path, PathBuf};
 
 /// Variables that upstreams inherit: base, locale, temporary files, display, proxies, certificates.
 const INHERITED: [&str; 27] = [
-    "HOME", "PATH", "USER", "LOGNAME", "SHELL", "TERM", "COLORTERM", "LANG", "LANGUAGE", "TZ", "PWD",
-    "TMPDIR", "TMP", "TEMP", "DISPLAY", "WAYLAND_DISPLAY", "DBUS_SESSION_BUS_ADDRESS", "HTTP_PROXY",
-    "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS",
-    "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "DOCKER_HOST",
+    "HOME",
+    "PATH",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "TERM",
+    "COLORTERM",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "PWD",
+    "TMPDIR",
+    "TMP",
+    "TEMP",
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NODE_EXTRA_CA_CERTS",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "DOCKER_HOST",
 ];
 
 /// Prefixes of such variables.
@@ -57,9 +80,14 @@ impl Environment {
     pub fn for_children(&self) -> BTreeMap<String, String> {
         let inherited = |name: &str| {
             let name = name.to_ascii_uppercase();
-            INHERITED.contains(&name.as_str()) || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            INHERITED.contains(&name.as_str())
+                || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         };
-        self.variables.iter().filter(|(name, _)| inherited(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
+        self.variables
+            .iter()
+            .filter(|(name, _)| inherited(name))
+            .map(|(n, v)| (n.clone(), v.clone()))
+            .collect()
     }
 
     /// Returns `$XDG_CONFIG_HOME/ultra`, by default `~/.config/ultra`.

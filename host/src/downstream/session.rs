@@ -266,9 +266,13 @@ impl Session {
         });
         if let Some(exporter) = &self.setup.exporter {
             let protocol_version = Arc::clone(&caller.protocol_version);
-            exporter.session(telemetry::Session { id: Arc::clone(&caller.session_id), protocol_version });
+            exporter.session(telemetry::Session {
+                id: Arc::clone(&caller.session_id),
+                protocol_version,
+            });
         }
         let surroundings = Arc::new(Surroundings {
+            caller: Arc::clone(&caller),
             initialize: params.clone(),
             revision,
             client_ready: self.client_ready.subscribe(),
@@ -314,7 +318,13 @@ impl Session {
     ) {
         let Some(client) = self.client.get() else { return };
         let mut exchange = exchange(client, &message);
-        let target = client.aggregator.resolve(&exchange.method, &exchange.params);
+        let aggregator = &client.aggregator;
+        let mut target = aggregator.resolve(&exchange.method, &exchange.params);
+        if let Err(CallError::Unknown { .. }) = target
+            && aggregator.first_listings().await
+        {
+            target = aggregator.resolve(&exchange.method, &exchange.params);
+        }
         match &target {
             Ok(Target::Upstream { upstream, name, .. }) => {
                 exchange.upstream = Some(Arc::clone(&upstream.name));
@@ -328,7 +338,7 @@ impl Session {
             Err(CallError::Unknown { name, .. }) => exchange.name = Some(name.as_str().into()),
             Ok(Target::List(_) | Target::TaskList | Target::LogLevel) | Err(_) => {}
         }
-        let call = Call { aggregator: &client.aggregator, message: &message, target, open: &open };
+        let call = Call { aggregator, message: &message, target, open: &open };
         let (exchange, answer) = self.setup.gateway.handle(call, exchange).await;
         lock(&self.open).remove(&id);
         match &exchange.outcome {

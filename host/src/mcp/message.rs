@@ -188,6 +188,7 @@ fn without_line_breaks(line: Bytes) -> Bytes {
 /// Returns the id of a line that could not be accepted, if it plainly has one. Whoever waits for
 /// that id learns what was wrong.
 pub fn recover_id(line: &[u8]) -> Option<Bytes> {
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let mut ids =
         json::members(line).filter(|(key, _)| *key == b"id").map(|(_, value)| &line[value]);
     let id = ids.next()?;
@@ -314,6 +315,7 @@ mod tests {
         assert_eq!(recover_id(br#"{"id":"x","params":"#).as_deref(), Some(&b"\"x\""[..]));
         assert_eq!(recover_id(br#"{"id":5,"id":6}"#), None);
         assert_eq!(recover_id(br#"{"id":{}}"#), None);
+        assert_eq!(recover_id(b"\xef\xbb\xbf{\"id\":7}").unwrap(), "7");
         assert_eq!(recover_id(b"nonsense"), None);
     }
 }

@@ -86,14 +86,19 @@ impl Candidate {
     /// # Errors
     ///
     /// Why the plugin cannot run with what it is granted.
-    pub(super) fn settle(&mut self, word: Option<&PluginOverride>, warnings: &mut Vec<String>) -> Result<(), String> {
+    pub(super) fn settle(
+        &mut self,
+        word: Option<&PluginOverride>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), String> {
         let id = &self.manifest.id;
         let asked = self.grants;
         if let Some(word) = word {
             self.priority = word.priority.unwrap_or(self.priority);
-            for (phase, mode, new) in
-                [("request", &mut self.request, word.request), ("response", &mut self.response, word.response)]
-            {
+            for (phase, mode, new) in [
+                ("request", &mut self.request, word.request),
+                ("response", &mut self.response, word.response),
+            ] {
                 match (&mode, new) {
                     (None, Some(_)) => {
                         warnings.push(format!("plugin `{id}` has no {phase} phase, and the config sets a failure mode of it"));
@@ -105,23 +110,33 @@ impl Candidate {
             if let Some(names) = &word.capabilities {
                 let unknown = names.iter().filter(|name| Capability::of_name(name).is_none());
                 warnings.extend(unknown.map(|name| format!("the config grants `{name}` to plugin `{id}`, and there is no such capability")));
-                self.grants = asked.and(names.iter().filter_map(|name| Capability::of_name(name)).collect());
+                self.grants =
+                    asked.and(names.iter().filter_map(|name| Capability::of_name(name)).collect());
             }
         }
         for &import in &self.imports {
             if !asked.has(import) {
-                return Err(format!("it imports `{import}`, a capability its manifest does not ask for"));
+                return Err(format!(
+                    "it imports `{import}`, a capability its manifest does not ask for"
+                ));
             }
             if !self.grants.has(import) {
-                return Err(format!("it imports `{import}`, a capability the config does not grant"));
+                return Err(format!(
+                    "it imports `{import}`, a capability the config does not grant"
+                ));
             }
         }
         self.settings = self.merge_settings(word, warnings)?;
         Ok(())
     }
 
-    fn merge_settings(&self, word: Option<&PluginOverride>, warnings: &mut Vec<String>) -> Result<String, String> {
-        let defaults = serde_json::to_value(&self.manifest.settings).map_err(|error| format!("its settings: {error}"))?;
+    fn merge_settings(
+        &self,
+        word: Option<&PluginOverride>,
+        warnings: &mut Vec<String>,
+    ) -> Result<String, String> {
+        let defaults = serde_json::to_value(&self.manifest.settings)
+            .map_err(|error| format!("its settings: {error}"))?;
         let mut settings = match defaults {
             Value::Object(settings) => settings,
             _ => Map::new(),
@@ -129,7 +144,9 @@ impl Candidate {
         for (key, value) in word.map(|word| &word.settings).into_iter().flatten() {
             if settings.insert(key.clone(), value.clone()).is_none() {
                 let id = &self.manifest.id;
-                warnings.push(format!("plugin `{id}` has no setting `{key}` in its manifest; it may be ignored"));
+                warnings.push(format!(
+                    "plugin `{id}` has no setting `{key}` in its manifest; it may be ignored"
+                ));
             }
         }
         Ok(Value::Object(settings).to_string())
@@ -153,12 +170,15 @@ impl Candidate {
 
 /// Returns a built-in.
 pub(super) fn of_builtin(builtin: &Builtin) -> Result<Candidate, Refused> {
-    Candidate::new(Source::Builtin, String::new(), Cow::Borrowed(builtin.component), None)
-        .map_err(|reason| Refused { file: format!("built-in {}", builtin.id), reason, builtin: true })
+    Candidate::new(Source::Builtin, String::new(), Cow::Borrowed(builtin.component), None).map_err(
+        |reason| Refused { file: format!("built-in {}", builtin.id), reason, builtin: true },
+    )
 }
 
 /// Returns the plugins of a directory, by file name: `*.wasm`, and `plugin.wasm` in a directory of its own.
-pub(super) fn of_directory(directory: &Path) -> Result<Vec<Result<Candidate, Refused>>, PluginsError> {
+pub(super) fn of_directory(
+    directory: &Path,
+) -> Result<Vec<Result<Candidate, Refused>>, PluginsError> {
     let failed = |source| PluginsError::Directory { path: directory.into(), source };
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed)? {
@@ -183,11 +203,16 @@ fn of_file(directory: &Path, name: &Path) -> Result<Candidate, Refused> {
     let sidecar = match read(&path.with_extension("toml"), SIDECAR_BYTES_MAX) {
         Ok(bytes) => Some(bytes),
         Err(Unread::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(Unread::Io(error)) => return Err(refused(format!("the manifest beside it cannot be read: {error}"))),
-        Err(Unread::TooLarge(bytes)) => return Err(refused(format!("the manifest beside it has {bytes} bytes"))),
+        Err(Unread::Io(error)) => {
+            return Err(refused(format!("the manifest beside it cannot be read: {error}")));
+        }
+        Err(Unread::TooLarge(bytes)) => {
+            return Err(refused(format!("the manifest beside it has {bytes} bytes")));
+        }
     };
     let file_name = name.display().to_string();
-    Candidate::new(Source::File(path.clone()), file_name, Cow::Owned(component), sidecar.as_deref()).map_err(refused)
+    Candidate::new(Source::File(path.clone()), file_name, Cow::Owned(component), sidecar.as_deref())
+        .map_err(refused)
 }
 
 enum Unread {
@@ -204,7 +229,11 @@ fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Unread> {
     let mut bytes = Vec::with_capacity(size as usize);
     // It may grow while it is read.
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(Unread::Io)?;
-    if bytes.len() as u64 > bytes_max { Err(Unread::TooLarge(bytes.len() as u64)) } else { Ok(bytes) }
+    if bytes.len() as u64 > bytes_max {
+        Err(Unread::TooLarge(bytes.len() as u64))
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// Reads the manifest within the component, or beside it for those who cannot put it there.
@@ -220,8 +249,9 @@ fn manifest(embedded: Option<&[u8]>, sidecar: Option<&[u8]>) -> Result<Manifest,
             }
         }
         (Some(one), None) | (None, Some(one)) => parse(one),
-        (None, None) => {
-            Err("it has no manifest: neither a section `ultra:manifest` nor a `.toml` file beside it".into())
-        }
+        (None, None) => Err(
+            "it has no manifest: neither a section `ultra:manifest` nor a `.toml` file beside it"
+                .into(),
+        ),
     }
 }

@@ -54,10 +54,14 @@ impl Plan {
         let mut plugins = Vec::with_capacity(self.candidates.len());
         for (candidate, component) in self.candidates.iter().zip(components) {
             let id: Arc<str> = candidate.manifest.id.as_str().into();
-            let spec =
-                Spec { id: Arc::clone(&id), settings: candidate.settings.clone(), grants: candidate.grants };
-            let made = component
-                .and_then(|component| WasmInterceptor::new(Arc::clone(runtime), &component, spec, outlets.clone()));
+            let spec = Spec {
+                id: Arc::clone(&id),
+                settings: candidate.settings.clone(),
+                grants: candidate.grants,
+            };
+            let made = component.and_then(|component| {
+                WasmInterceptor::new(Arc::clone(runtime), &component, spec, outlets.clone())
+            });
             match made {
                 Ok(plugin) => {
                     let plugin = Arc::new(plugin);
@@ -80,11 +84,16 @@ impl Plan {
 }
 
 /// Returns the compiled components of candidates, in their order.
-fn components(candidates: &[Candidate], runtime: &Runtime) -> Vec<Result<Component, ComponentError>> {
+fn components(
+    candidates: &[Candidate],
+    runtime: &Runtime,
+) -> Vec<Result<Component, ComponentError>> {
     let mut components: Vec<_> =
         candidates.iter().map(|candidate| runtime.cached(&candidate.digest).map(Ok)).collect();
-    let missing: Vec<_> = (0..candidates.len()).filter(|&index| components[index].is_none()).collect();
-    let compile = |index: usize| runtime.compile(&candidates[index].component, &candidates[index].digest);
+    let missing: Vec<_> =
+        (0..candidates.len()).filter(|&index| components[index].is_none()).collect();
+    let compile =
+        |index: usize| runtime.compile(&candidates[index].component, &candidates[index].digest);
     let next = AtomicUsize::new(0);
     let compiled = Mutex::new(Vec::new());
     let worker = || {
@@ -94,7 +103,8 @@ fn components(candidates: &[Candidate], runtime: &Runtime) -> Vec<Result<Compone
         }
     };
     // This thread is one of them; none is started when all is in the cache.
-    let helpers = thread::available_parallelism().map_or(1, usize::from).min(missing.len()).saturating_sub(1);
+    let helpers =
+        thread::available_parallelism().map_or(1, usize::from).min(missing.len()).saturating_sub(1);
     thread::scope(|scope| {
         for _ in 0..helpers {
             scope.spawn(worker);

@@ -64,14 +64,18 @@ impl Manifest {
         if let Ok(head) = toml::from_str::<Head>(text) {
             head.check()?;
         }
-        let manifest: Self = toml::from_str(text).map_err(|error| ManifestError::Syntax(one_line(&error)))?;
+        let manifest: Self =
+            toml::from_str(text).map_err(|error| ManifestError::Syntax(one_line(&error)))?;
         let id = &manifest.id;
         let id_fits = id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
         if !id_fits || id.is_empty() || id.len() > 64 {
             return Err(ManifestError::Id(manifest.id));
         }
         let version = &manifest.version;
-        if version.is_empty() || version.len() > 64 || !version.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if version.is_empty()
+            || version.len() > 64
+            || !version.bytes().all(|byte| byte.is_ascii_graphic())
+        {
             return Err(ManifestError::Version(manifest.version));
         }
         if manifest.request.is_none() && manifest.response.is_none() {
@@ -144,9 +148,13 @@ mod tests {
 
     #[test]
     fn a_newer_api_is_refused_by_both_versions_whatever_else_is_new() {
-        let newer = SMALLEST.replace("0.1\"", "0.2\"").replace("[request]", "mood = \"new\"\n[request]");
+        let newer =
+            SMALLEST.replace("0.1\"", "0.2\"").replace("[request]", "mood = \"new\"\n[request]");
 
-        assert_eq!(refusal(&newer), "version 1.0 is made for plugin API 0.2, and this Ultra has 0.1");
+        assert_eq!(
+            refusal(&newer),
+            "version 1.0 is made for plugin API 0.2, and this Ultra has 0.1"
+        );
     }
 
     #[test]
@@ -156,8 +164,13 @@ mod tests {
         assert!(refusal(&SMALLEST.replace("0.1", "new")).starts_with("the API version `new`"));
         assert!(refusal(&SMALLEST.replace("closed", "ajar")).contains("ajar"));
         assert!(refusal(&SMALLEST.replace("priority = 50", "")).contains("priority"));
-        assert!(refusal(&SMALLEST.replace("priority", "capabilities = [\"fly\"]\npriority")).contains("fly"));
-        assert!(refusal(&SMALLEST.replace("[request]\nfailure = \"closed\"\n", "")).contains("neither"));
+        assert!(
+            refusal(&SMALLEST.replace("priority", "capabilities = [\"fly\"]\npriority"))
+                .contains("fly")
+        );
+        assert!(
+            refusal(&SMALLEST.replace("[request]\nfailure = \"closed\"\n", "")).contains("neither")
+        );
         assert_eq!(Manifest::parse(b"\xff"), Err(ManifestError::Utf8));
     }
 }

@@ -191,28 +191,44 @@ impl Plan {
     fn warn_of_unknown(&mut self, config: &config::Plugins, found: &[Candidate]) {
         let known = |id: &str| found.iter().any(|candidate| candidate.manifest.id == id);
         let disabled = config.disabled.iter().filter(|id| !known(id));
-        self.warnings.extend(disabled.map(|id| format!("`plugins.disabled` names `{id}`, and there is no such plugin")));
+        self.warnings.extend(
+            disabled
+                .map(|id| format!("`plugins.disabled` names `{id}`, and there is no such plugin")),
+        );
         let overrides = config.overrides.keys().filter(|id| !known(id));
-        self.warnings.extend(overrides.map(|id| format!("the config is about a plugin `{id}`, and there is no such plugin")));
+        self.warnings.extend(
+            overrides.map(|id| {
+                format!("the config is about a plugin `{id}`, and there is no such plugin")
+            }),
+        );
     }
 
     /// Sees to it that no two plugins have the same id: one file replaces a built-in, two files exclude
     /// each other.
     fn resolve_ids(&mut self) {
         let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for candidate in self.candidates.iter().filter(|candidate| candidate.source != Source::Builtin) {
-            files.entry(candidate.manifest.id.clone()).or_default().push(candidate.source.to_string());
+        for candidate in
+            self.candidates.iter().filter(|candidate| candidate.source != Source::Builtin)
+        {
+            files
+                .entry(candidate.manifest.id.clone())
+                .or_default()
+                .push(candidate.source.to_string());
         }
         let candidates = std::mem::take(&mut self.candidates);
         for candidate in candidates {
             let same = files.get(&candidate.manifest.id).map_or(&[][..], Vec::as_slice);
             match (&candidate.source, same) {
                 (Source::File(_), [_, _, ..]) => {
-                    let reason = format!("the id `{}` is also that of {}", candidate.manifest.id, {
-                        let own = candidate.source.to_string();
-                        let others = same.iter().filter(|file| **file != own).map(|file| format!("`{file}`"));
-                        others.collect::<Vec<_>>().join(" and ")
-                    });
+                    let reason =
+                        format!("the id `{}` is also that of {}", candidate.manifest.id, {
+                            let own = candidate.source.to_string();
+                            let others = same
+                                .iter()
+                                .filter(|file| **file != own)
+                                .map(|file| format!("`{file}`"));
+                            others.collect::<Vec<_>>().join(" and ")
+                        });
                     self.refused.push(candidate.refuse(reason));
                 }
                 (Source::Builtin, [_]) => {}
@@ -223,7 +239,8 @@ impl Plan {
 }
 
 fn check(refused: &[Refused], allowed: bool) -> Result<(), PluginsError> {
-    let fatal: Vec<_> = refused.iter().filter(|refused| refused.builtin || !allowed).cloned().collect();
+    let fatal: Vec<_> =
+        refused.iter().filter(|refused| refused.builtin || !allowed).cloned().collect();
     if fatal.is_empty() { Ok(()) } else { Err(PluginsError::Refused { refused: fatal }) }
 }
 

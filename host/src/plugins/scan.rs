@@ -61,7 +61,9 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan<'_>, ScanError> {
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload.map_err(|error| invalid(&error))?;
         match payload {
-            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => return Err(ScanError::Module),
+            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+                return Err(ScanError::Module);
+            }
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             // At any depth: compilers put it into the module, and the encoder leaves it there.
@@ -113,7 +115,8 @@ impl<'a> Found<'a> {
         if FREE.contains(&interface) {
             return Ok(());
         }
-        let capability = Capability::of_name(interface).filter(|capability| capability.is_interface());
+        let capability =
+            Capability::of_name(interface).filter(|capability| capability.is_interface());
         self.imports.push(capability.ok_or_else(|| ScanError::Import(name.into()))?);
         Ok(())
     }
@@ -128,7 +131,9 @@ impl<'a> Found<'a> {
 
 /// Returns the interface that a name such as `ultra:plugin/log@0.1.0` means, unless it is not ours.
 fn ours(name: &str) -> Result<Option<&str>, ScanError> {
-    let Some((interface, version)) = name.strip_prefix(PACKAGE).and_then(|name| name.split_once('@')) else {
+    let Some((interface, version)) =
+        name.strip_prefix(PACKAGE).and_then(|name| name.split_once('@'))
+    else {
         return Ok(None);
     };
     match Version::parse(version) {
@@ -191,8 +196,14 @@ mod tests {
 
         found.import("wasi:io/streams@0.2.6").unwrap();
         found.import("ultra:plugin/types@0.1.0").unwrap();
-        assert_eq!(found.import("ultra:plugin/read@0.1.0").unwrap_err(), ScanError::Import("ultra:plugin/read@0.1.0".into()));
-        assert_eq!(found.import("evil:host/exec").unwrap_err(), ScanError::Import("evil:host/exec".into()));
+        assert_eq!(
+            found.import("ultra:plugin/read@0.1.0").unwrap_err(),
+            ScanError::Import("ultra:plugin/read@0.1.0".into())
+        );
+        assert_eq!(
+            found.import("evil:host/exec").unwrap_err(),
+            ScanError::Import("evil:host/exec".into())
+        );
         assert_eq!(found.imports, []);
     }
 }

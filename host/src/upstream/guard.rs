@@ -65,7 +65,8 @@ impl Guard {
             *process = self.start();
         }
         if let Process::Running(_, stdin) = &mut *process
-            && let Err(error) = stdin.write_all(format!("{what}{}\n", group.as_raw_nonzero()).as_bytes())
+            && let Err(error) =
+                stdin.write_all(format!("{what}{}\n", group.as_raw_nonzero()).as_bytes())
         {
             tracing::warn!(%error, "upstreams may outlive a killed gateway: the guard is gone");
             *process = Process::Gone;

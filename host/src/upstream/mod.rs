@@ -19,7 +19,9 @@ pub use guard::{COMMAND as GUARD_COMMAND, Guard, run as run_guard};
 pub use listing::{ListKind, Listing, push_array};
 pub use process::{Program, StderrTail};
 
+use crate::audit::{self, Event};
 use crate::mcp::{self, Kind, Message, MessageError, Revision, json};
+use crate::pipeline::Caller;
 use crate::wire::{Line, LineReader, Outbox};
 use process::{Pipes, Process};
 
@@ -130,6 +132,8 @@ pub enum State {
 
 /// What all upstreams of a session share.
 pub struct Surroundings {
+    /// Whose session it is.
+    pub caller: Arc<Caller>,
     /// The client's `initialize` params, as raw JSON: the upstream sees the caller's capabilities.
     pub initialize: Bytes,
     /// The revision negotiated with the client; each upstream negotiates its own from there.
@@ -260,10 +264,10 @@ impl Upstream {
         while !shutdown.is_cancelled() {
             let started = Instant::now();
             let (reason, ready) = self.run_once(&listener).await;
+            was_ready |= ready;
             if shutdown.is_cancelled() {
                 break;
             }
-            was_ready |= ready;
             if started.elapsed() >= STABLE_AFTER {
                 failures = 0;
             }
@@ -276,6 +280,7 @@ impl Upstream {
             // A caller waits for a server that ran and is soon back; for another one, nobody waits.
             let soon = was_ready && pause <= SOON;
             self.report(if soon { "starting" } else { "waiting" }, Some(&reason));
+            self.audit(Event::UpstreamDisconnect, Some(&reason));
             if !soon {
                 self.enter(State::Waiting { reason: reason.into() });
             }
@@ -287,6 +292,9 @@ impl Upstream {
         }
         self.enter(State::Stopped);
         self.report("stopped", None);
+        if was_ready {
+            self.audit(Event::UpstreamDisconnect, None);
+        }
     }
 
     /// Starts the server and serves it until it ends. Returns why it did, and whether it took calls.
@@ -402,6 +410,7 @@ impl Upstream {
         self.enter(State::Ready(Arc::clone(connection)));
         listener.ready(self, connection);
         self.report("ready", None);
+        self.audit(Event::UpstreamConnect, None);
 
         // What cannot be listed now stays as it was remembered.
         let mut listing =
@@ -512,6 +521,11 @@ impl Upstream {
             listener.listing_changed(self);
         }
         self.report("ready", None);
+    }
+
+    fn audit(&self, event: Event, reason: Option<&str>) {
+        let Surroundings { store, caller, .. } = &*self.surroundings;
+        audit::record_upstream(store, event, caller, &self.name, reason);
     }
 
     fn enter(&self, state: State) {

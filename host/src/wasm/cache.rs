@@ -90,17 +90,28 @@ impl Cache {
     /// # Errors
     ///
     /// There is a file that cannot be used. It is to be replaced.
-    pub(super) fn load(&self, engine: &Engine, name: &str) -> Result<Option<Component>, CacheError> {
+    pub(super) fn load(
+        &self,
+        engine: &Engine,
+        name: &str,
+    ) -> Result<Option<Component>, CacheError> {
         let path = self.path(name);
         let bytes = match read_own(&path) {
-            Err(CacheError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(CacheError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
             other => other?,
         };
-        let Some((tag, code)) = bytes.split_at_checked(TAG_BYTES) else { return Err(CacheError::Forged { path }) };
+        let Some((tag, code)) = bytes.split_at_checked(TAG_BYTES) else {
+            return Err(CacheError::Forged { path });
+        };
         if self.tag(name, code).verify_slice(tag).is_err() {
             return Err(CacheError::Forged { path });
         }
-        #[expect(unsafe_code, reason = "`deserialize` trusts its input; see below why this input can be trusted")]
+        #[expect(
+            unsafe_code,
+            reason = "`deserialize` trusts its input; see below why this input can be trusted"
+        )]
         // SAFETY: the bytes must be what `Component::serialize` returned. They carry a tag that only
         // somebody with this user's key can make, and `store` makes it over nothing else. What was
         // checked is what is used: both are this buffer, not the file.
@@ -137,7 +148,8 @@ impl Cache {
     }
 
     fn tag(&self, name: &str, code: &[u8]) -> Hmac<Sha256> {
-        let mut tag = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
+        let mut tag =
+            Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes keys of any length");
         tag.update(DOMAIN);
         tag.update(name.as_bytes());
         tag.update(code);
@@ -151,7 +163,9 @@ impl Cache {
             let written = entry.metadata().and_then(|metadata| metadata.modified());
             let old = written.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > AGE_MAX));
             let name = entry.file_name();
-            let ours = name.to_str().is_some_and(|name| name.ends_with(".cwasm") || name.ends_with(".tmp"));
+            let ours = name
+                .to_str()
+                .is_some_and(|name| name.ends_with(".cwasm") || name.ends_with(".tmp"));
             if old && ours {
                 let _ = fs::remove_file(entry.path());
             }
@@ -218,7 +232,9 @@ fn make_key(path: &Path) -> Result<(), CacheError> {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
     let _ = fs::remove_file(&temporary);
     let mut file = create_new(&temporary).map_err(io)?;
-    let made = file.write_all(&rand::random::<[u8; KEY_BYTES]>()).and_then(|()| fs::hard_link(&temporary, path));
+    let made = file
+        .write_all(&rand::random::<[u8; KEY_BYTES]>())
+        .and_then(|()| fs::hard_link(&temporary, path));
     let _ = fs::remove_file(&temporary);
     match made {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io(error)),

@@ -38,7 +38,8 @@ pub(super) fn set_pointer(guest: &mut Guest, pointer: &str, json: String) -> Res
     let Some(exchange) = guest.exchange.as_deref() else { return Err("there is no call".into()) };
     let json = checked(json)?;
     let payload = exchange.payload();
-    let place = json::pointer(payload, pointer).ok_or_else(|| format!("there is no value at `{pointer}`"))?;
+    let place = json::pointer(payload, pointer)
+        .ok_or_else(|| format!("there is no value at `{pointer}`"))?;
     let mut edited = Vec::with_capacity(payload.len() - place.len() + json.len());
     edited.extend_from_slice(&payload[..place.start]);
     edited.extend_from_slice(&json);
@@ -54,7 +55,11 @@ pub(super) fn set_payload(guest: &mut Guest, json: String) -> Result<(), String>
 /// Checks a JSON object.
 pub(super) fn object(json: String) -> Result<Bytes, String> {
     let json = checked(json)?;
-    if json.trim_ascii_start().first() == Some(&b'{') { Ok(json) } else { Err("not a JSON object".into()) }
+    if json.trim_ascii_start().first() == Some(&b'{') {
+        Ok(json)
+    } else {
+        Err("not a JSON object".into())
+    }
 }
 
 /// Checks JSON text and takes the line breaks out: they end a message on stdio.
@@ -72,12 +77,15 @@ fn checked(json: String) -> Result<Bytes, String> {
 
 fn replace(guest: &mut Guest, payload: Bytes) -> Result<(), String> {
     let phase = guest.phase;
-    let Some(exchange) = guest.exchange.as_deref_mut() else { return Err("there is no call".into()) };
+    let Some(exchange) = guest.exchange.as_deref_mut() else {
+        return Err("there is no call".into());
+    };
     let undo = guest.undo.is_none().then(|| Undo::of(exchange));
     match (phase, &mut exchange.outcome) {
         (Phase::Response, Some(Outcome::Result { json, tool_error })) => {
             *tool_error = exchange.operation == Operation::ToolCall
-                && json::pointer(&payload, "/isError").is_some_and(|place| &payload[place] == b"true");
+                && json::pointer(&payload, "/isError")
+                    .is_some_and(|place| &payload[place] == b"true");
             *json = payload;
         }
         (Phase::Response, _) => return Err("there is no result to replace".into()),
@@ -103,7 +111,10 @@ fn identity(operation: Operation) -> Option<&'static str> {
     match operation {
         Operation::ToolCall | Operation::PromptGet => Some("/name"),
         Operation::ResourceRead => Some("/uri"),
-        Operation::ToolList | Operation::ResourceList | Operation::PromptList | Operation::Other => None,
+        Operation::ToolList
+        | Operation::ResourceList
+        | Operation::PromptList
+        | Operation::Other => None,
     }
 }
 

@@ -34,7 +34,9 @@ impl Ticker {
     pub(super) fn start(engine: Engine) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let of_thread = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("ultra-epochs".into()).spawn(move || run(&engine, &of_thread))?;
+        let thread = thread::Builder::new()
+            .name("ultra-epochs".into())
+            .spawn(move || run(&engine, &of_thread))?;
         Ok(Self { thread: thread.thread().clone(), shared })
     }
 

@@ -56,7 +56,9 @@ impl Capability {
     /// Returns whether it is an interface of the plugin API, and not an act on a call.
     pub fn is_interface(self) -> bool {
         match self {
-            Self::Log | Self::Trace | Self::Audit | Self::Metrics | Self::State | Self::Clock => true,
+            Self::Log | Self::Trace | Self::Audit | Self::Metrics | Self::State | Self::Clock => {
+                true
+            }
             Self::Read | Self::Edit | Self::Deny | Self::Answer => false,
         }
     }

@@ -61,14 +61,20 @@ pub(super) enum Leave {
 impl Record {
     /// Gives leave to run a hook, unless the plugin rests.
     pub(super) fn leave(&self) -> Result<Leave, StageError> {
-        if self.rests.load(Ordering::Relaxed) { self.probe(Instant::now()) } else { Ok(Leave::Normal) }
+        if self.rests.load(Ordering::Relaxed) {
+            self.probe(Instant::now())
+        } else {
+            Ok(Leave::Normal)
+        }
     }
 
     fn probe(&self, now: Instant) -> Result<Leave, StageError> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         match inner.until {
             None => Ok(Leave::Normal),
-            Some(until) if until > now => Err(StageError::Quarantined { failures: inner.recent.len() as u32 }),
+            Some(until) if until > now => {
+                Err(StageError::Quarantined { failures: inner.recent.len() as u32 })
+            }
             Some(_) => {
                 inner.until = Some(now + REST);
                 Ok(Leave::Probe)
@@ -95,7 +101,9 @@ impl Record {
         inner.total += 1;
         inner.last = Some(reason.to_string());
         inner.recent.push_back(now);
-        while inner.recent.front().is_some_and(|&at| now - at > WINDOW) || inner.recent.len() > FAILURES_MAX {
+        while inner.recent.front().is_some_and(|&at| now - at > WINDOW)
+            || inner.recent.len() > FAILURES_MAX
+        {
             inner.recent.pop_front();
         }
         if inner.until.is_none() && inner.recent.len() == FAILURES_MAX {
@@ -142,7 +150,11 @@ mod tests {
         let now = Instant::now();
 
         for i in 0..20 {
-            assert!(!record.failed_at("p", &StageError::NoOutcome, now + Duration::from_secs(16) * i));
+            assert!(!record.failed_at(
+                "p",
+                &StageError::NoOutcome,
+                now + Duration::from_secs(16) * i
+            ));
         }
 
         assert_eq!(record.leave().unwrap(), Leave::Normal);

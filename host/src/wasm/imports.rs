@@ -120,7 +120,10 @@ impl Guest {
     /// Counts a call to the gateway and returns the call it is about.
     fn call(&mut self) -> Result<&mut Exchange> {
         self.count()?;
-        Ok(self.exchange.as_deref_mut().ok_or(Fault::Misuse("there is no call while a plugin starts"))?)
+        Ok(self
+            .exchange
+            .as_deref_mut()
+            .ok_or(Fault::Misuse("there is no call while a plugin starts"))?)
     }
 
     fn need(&self, act: &'static str, capability: Capability) -> Result<()> {
@@ -226,7 +229,9 @@ fn kept(exchange: &mut Exchange, slot: u32) -> Result<&mut u64> {
     if exchange.kept.len() <= stage {
         exchange.kept.resize(stage + 1, [0; 4]);
     }
-    Ok(exchange.kept[stage].get_mut(slot as usize).ok_or(Fault::Misuse("there are slots 0 to 3 only"))?)
+    Ok(exchange.kept[stage]
+        .get_mut(slot as usize)
+        .ok_or(Fault::Misuse("there are slots 0 to 3 only"))?)
 }
 
 impl fault::Host for Guest {
@@ -359,7 +364,12 @@ impl state::Host for Guest {
         Ok(self.shared.state.put(key, value, ttl_ms))
     }
 
-    fn add(&mut self, key: String, delta: i64, ttl_ms: u64) -> Result<std::result::Result<i64, String>> {
+    fn add(
+        &mut self,
+        key: String,
+        delta: i64,
+        ttl_ms: u64,
+    ) -> Result<std::result::Result<i64, String>> {
         self.count()?;
         Ok(self.shared.state.add(key, delta, ttl_ms))
     }
@@ -396,8 +406,12 @@ pub(super) fn head(exchange: &Exchange, elapsed: Duration) -> types::Head {
     let mut traits = match &exchange.outcome {
         None | Some(Outcome::Result { tool_error: false, .. }) => types::Traits::empty(),
         Some(Outcome::Result { tool_error: true, .. }) => types::Traits::TOOL_ERROR,
-        Some(Outcome::Failed(CallError::Denied { .. })) => types::Traits::FAILED | types::Traits::DENIED,
-        Some(Outcome::Failed(CallError::Cancelled)) => types::Traits::FAILED | types::Traits::CANCELLED,
+        Some(Outcome::Failed(CallError::Denied { .. })) => {
+            types::Traits::FAILED | types::Traits::DENIED
+        }
+        Some(Outcome::Failed(CallError::Cancelled)) => {
+            types::Traits::FAILED | types::Traits::CANCELLED
+        }
         Some(Outcome::Failed(_) | Outcome::Rpc { .. }) => types::Traits::FAILED,
     };
     if exchange.answered {

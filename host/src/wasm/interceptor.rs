@@ -11,7 +11,9 @@ use wasmtime::{Store, Trap};
 use super::bindings::{Plugin, PluginPre, Verdict};
 use super::health::{Health, Leave, Record};
 use super::imports::{Decision, Fault, Guest, Phase, Shared, head};
-use super::limits::{self, HOOK_TIME_MAX, HOST_CALLS_MAX, MEMORY_BYTES_KEPT_MAX, MEMORY_BYTES_MAX, START_TIME_MAX};
+use super::limits::{
+    self, HOOK_TIME_MAX, HOST_CALLS_MAX, MEMORY_BYTES_KEPT_MAX, MEMORY_BYTES_MAX, START_TIME_MAX,
+};
 use super::meter::Meter;
 use super::state::SharedState;
 use super::{ComponentError, Grants, Outlets, Runtime};
@@ -68,7 +70,8 @@ impl WasmInterceptor {
         // What is left to define is WASI: anything else was refused by name before. Components built
         // for WASI import much of it that they never call.
         linker.define_unknown_imports_as_traps(component).map_err(unfit)?;
-        let component = PluginPre::new(linker.instantiate_pre(component).map_err(unfit)?).map_err(unfit)?;
+        let component =
+            PluginPre::new(linker.instantiate_pre(component).map_err(unfit)?).map_err(unfit)?;
         let shared = Arc::new(Shared {
             id: spec.id,
             grants: spec.grants,
@@ -79,7 +82,15 @@ impl WasmInterceptor {
         let idle_max = thread::available_parallelism().map_or(1, usize::from).min(IDLE_MAX);
         let settings = spec.settings;
         let idle = Mutex::new(Vec::with_capacity(idle_max));
-        let new = Self { runtime, component, settings, shared, idle, idle_max, record: Record::default() };
+        let new = Self {
+            runtime,
+            component,
+            settings,
+            shared,
+            idle,
+            idle_max,
+            record: Record::default(),
+        };
         let instance = new.start().map_err(ComponentError::Start)?;
         new.put_back(instance);
         Ok(new)
@@ -110,7 +121,8 @@ impl WasmInterceptor {
         store.epoch_deadline_callback(|mut context| Ok(limits::deadline(context.data_mut())));
         self.runtime.ticker.hook_begins();
         set_deadline(&mut store, START_TIME_MAX);
-        let plugin = self.component.instantiate(&mut store).map_err(|error| failed(format!("{error:#}")))?;
+        let plugin =
+            self.component.instantiate(&mut store).map_err(|error| failed(format!("{error:#}")))?;
         let started = plugin.ultra_plugin_lifecycle().call_start(&mut store, &self.settings);
         match started {
             Ok(Ok(())) => Ok(Instance { store, plugin }),
@@ -120,7 +132,11 @@ impl WasmInterceptor {
     }
 
     /// Runs one hook. The exchange comes back whole, whatever the plugin did.
-    fn hook(&self, exchange: Box<Exchange>, phase: Phase) -> (Box<Exchange>, Result<Option<Decision>, StageError>) {
+    fn hook(
+        &self,
+        exchange: Box<Exchange>,
+        phase: Phase,
+    ) -> (Box<Exchange>, Result<Option<Decision>, StageError>) {
         let (mut instance, leave) = match self.check_out() {
             Ok(checked_out) => checked_out,
             Err(error) => return (exchange, Err(error)),
@@ -166,7 +182,8 @@ impl WasmInterceptor {
     fn note_failure(&self, error: &StageError) {
         if self.record.failed(&self.shared.id, error) {
             // Whatever comes after the rest begins anew.
-            let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+            let idle =
+                std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
             drop(idle);
         }
     }
@@ -191,7 +208,8 @@ impl Instance {
             Phase::Start | Phase::Request => interceptor.call_before(&mut self.store, head, lent),
         };
         let guest = self.store.data_mut();
-        let mut exchange = guest.exchange.take().expect("`enter` put it there and nothing else takes it");
+        let mut exchange =
+            guest.exchange.take().expect("`enter` put it there and nothing else takes it");
         let result = match (verdict, guest.decision.take()) {
             // What was recorded counts, also if the plugin then forgot to stop.
             (Ok(_), Some(decision)) => Ok(Some(decision)),
@@ -239,7 +257,10 @@ fn failure(error: &wasmtime::Error, guest: &Guest, limit: Duration) -> StageErro
 }
 
 impl Interceptor for WasmInterceptor {
-    fn before_request(&self, exchange: Box<Exchange>) -> (Box<Exchange>, Result<RequestDecision, StageError>) {
+    fn before_request(
+        &self,
+        exchange: Box<Exchange>,
+    ) -> (Box<Exchange>, Result<RequestDecision, StageError>) {
         let (exchange, result) = self.hook(exchange, Phase::Request);
         let decision = result.map(|decision| match decision {
             None => RequestDecision::Pass,
@@ -249,7 +270,10 @@ impl Interceptor for WasmInterceptor {
         (exchange, decision)
     }
 
-    fn after_response(&self, exchange: Box<Exchange>) -> (Box<Exchange>, Result<ResponseDecision, StageError>) {
+    fn after_response(
+        &self,
+        exchange: Box<Exchange>,
+    ) -> (Box<Exchange>, Result<ResponseDecision, StageError>) {
         let (exchange, result) = self.hook(exchange, Phase::Response);
         let decision = result.and_then(|decision| match decision {
             None => Ok(ResponseDecision::Pass),

@@ -54,7 +54,12 @@ pub(super) struct MemoryLimit {
 }
 
 impl ResourceLimiter for MemoryLimit {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let total = self.bytes - current.min(self.bytes) + desired;
         if total > MEMORY_BYTES_MAX {
             self.refused = true;
@@ -64,7 +69,12 @@ impl ResourceLimiter for MemoryLimit {
         Ok(true)
     }
 
-    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         Ok(desired <= TABLE_ELEMENTS_MAX)
     }
 
@@ -102,7 +112,9 @@ pub(super) fn deadline(guest: &mut Guest) -> UpdateDeadline {
             UpdateDeadline::Continue(guest.epochs_left)
         }
         // The scheduler brings the figure up to date every few milliseconds only: grant it a tick.
-        (Some(mark), Some(now)) if now.saturating_sub(mark) + TICK < half => UpdateDeadline::Continue(1),
+        (Some(mark), Some(now)) if now.saturating_sub(mark) + TICK < half => {
+            UpdateDeadline::Continue(1)
+        }
         (Some(_), _) => UpdateDeadline::Interrupt,
     }
 }

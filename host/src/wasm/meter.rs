@@ -80,11 +80,19 @@ pub(super) enum MeterError {
 
 impl Meter {
     /// Returns the number of a counter (`bounds` none) or histogram, made when it is new.
-    pub(super) fn instrument(&self, name: &str, unit: &str, bounds: Option<&[f64]>) -> Result<u32, MeterError> {
-        if bounds.is_some_and(|bounds| bounds.len() > BOUNDS_MAX || !bounds.is_sorted_by(|a, b| a < b)) {
+    pub(super) fn instrument(
+        &self,
+        name: &str,
+        unit: &str,
+        bounds: Option<&[f64]>,
+    ) -> Result<u32, MeterError> {
+        if bounds
+            .is_some_and(|bounds| bounds.len() > BOUNDS_MAX || !bounds.is_sorted_by(|a, b| a < b))
+        {
             return Err(MeterError::Bounds(name.into()));
         }
-        let new = Instrument { name: name.into(), unit: unit.into(), bounds: bounds.map(Into::into) };
+        let new =
+            Instrument { name: name.into(), unit: unit.into(), bounds: bounds.map(Into::into) };
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         match inner.instruments.iter().position(|old| old.name == new.name) {
             Some(index) if inner.instruments[index] == new => Ok(index as u32),
@@ -139,8 +147,11 @@ impl Meter {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             inner.drained += 1;
             inner.by_key.clear();
-            let names: Vec<_> =
-                inner.instruments.iter().map(|i| (Arc::clone(&i.name), Arc::clone(&i.unit))).collect();
+            let names: Vec<_> = inner
+                .instruments
+                .iter()
+                .map(|i| (Arc::clone(&i.name), Arc::clone(&i.unit)))
+                .collect();
             (std::mem::take(&mut inner.rows), names)
         };
         let mut deltas = Vec::new();
@@ -195,7 +206,8 @@ impl Inner {
     fn row(&mut self, exchange: &Exchange) -> usize {
         // A name that no upstream has is the client's text: it must not make rows.
         let name = exchange.name.clone().filter(|_| exchange.upstream.is_some());
-        let mut key = Key { operation: exchange.operation, upstream: exchange.upstream.clone(), name };
+        let mut key =
+            Key { operation: exchange.operation, upstream: exchange.upstream.clone(), name };
         if let Some(&row) = self.by_key.get(&key) {
             return row;
         }
@@ -233,8 +245,13 @@ mod tests {
         let deltas = meter.drain();
 
         assert_eq!(deltas[0].value, MetricValue::Counter(3));
-        assert_eq!((deltas[0].upstream.as_deref(), deltas[0].name.as_deref()), (Some("files"), Some("read")));
-        let MetricValue::Histogram { count, buckets, .. } = &deltas[1].value else { panic!("{deltas:?}") };
+        assert_eq!(
+            (deltas[0].upstream.as_deref(), deltas[0].name.as_deref()),
+            (Some("files"), Some("read"))
+        );
+        let MetricValue::Histogram { count, buckets, .. } = &deltas[1].value else {
+            panic!("{deltas:?}")
+        };
         assert_eq!((*count, &buckets[..]), (4, &[2, 1, 1][..]));
         assert_eq!(meter.drain(), []);
         meter.add(calls, 1, &exchange, &mut place).unwrap();

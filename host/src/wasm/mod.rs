@@ -115,8 +115,10 @@ impl Runtime {
         let engine = |error: wasmtime::Error| RuntimeError::Engine { source: error.into() };
         let wasm = Engine::new(&config()).map_err(engine)?;
         let mut linker = Linker::new(&wasm);
-        bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest).map_err(engine)?;
-        let ticker = Ticker::start(wasm.clone()).map_err(|source| RuntimeError::Clock { source })?;
+        bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest: &mut Guest| guest)
+            .map_err(engine)?;
+        let ticker =
+            Ticker::start(wasm.clone()).map_err(|source| RuntimeError::Clock { source })?;
         let cache = cache.and_then(|place| match Cache::open(&place.directory, &place.key_file) {
             Ok(cache) => Some(cache),
             Err(error) => {
@@ -124,7 +126,13 @@ impl Runtime {
                 None
             }
         });
-        Ok(Arc::new(Self { engine: wasm, linker, ticker, cache, complained: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            engine: wasm,
+            linker,
+            ticker,
+            cache,
+            complained: AtomicBool::new(false),
+        }))
     }
 
     /// Returns a component from the cache.
@@ -146,7 +154,9 @@ impl Runtime {
     /// [`ComponentError::Compile`], also for code that is compiled already: it is never run unseen.
     pub fn compile(&self, bytes: &[u8], digest: &[u8; 32]) -> Result<Component, ComponentError> {
         if Engine::detect_precompiled(bytes).is_some() {
-            return Err(ComponentError::Compile { reason: "it is compiled code, not a component".into() });
+            return Err(ComponentError::Compile {
+                reason: "it is compiled code, not a component".into(),
+            });
         }
         let component = Component::from_binary(&self.engine, bytes)
             .map_err(|error| ComponentError::Compile { reason: format!("{error:#}") })?;

@@ -104,13 +104,21 @@ impl std::fmt::Display for Target<'_> {
 }
 
 /// Returns the trace record of a call that has ended.
-pub(super) fn trace(exchange: &Exchange, elapsed: Duration, fields: Vec<(String, FieldValue)>) -> Box<Trace> {
+pub(super) fn trace(
+    exchange: &Exchange,
+    elapsed: Duration,
+    fields: Vec<(String, FieldValue)>,
+) -> Box<Trace> {
     let (response, status, error) = match &exchange.outcome {
-        Some(Outcome::Result { json, tool_error: false }) => (Some(json.clone()), Status::Success, None),
+        Some(Outcome::Result { json, tool_error: false }) => {
+            (Some(json.clone()), Status::Success, None)
+        }
         Some(Outcome::Result { json, tool_error: true }) => {
             (Some(json.clone()), Status::Error, Some("the tool reported an error".into()))
         }
-        Some(outcome @ Outcome::Rpc { json }) => (Some(json.clone()), Status::Error, error_text(outcome)),
+        Some(outcome @ Outcome::Rpc { json }) => {
+            (Some(json.clone()), Status::Error, error_text(outcome))
+        }
         Some(outcome @ Outcome::Failed(_)) => (None, Status::Error, error_text(outcome)),
         None => (None, Status::Error, None),
     };
@@ -146,7 +154,9 @@ pub(super) fn audit(
 ) -> Box<AuditEvent> {
     let event_type = match &exchange.outcome {
         Some(Outcome::Failed(CallError::Denied { .. })) => "policy_deny",
-        None | Some(Outcome::Result { .. } | Outcome::Rpc { .. } | Outcome::Failed(_)) => exchange.operation.as_str(),
+        None | Some(Outcome::Result { .. } | Outcome::Rpc { .. } | Outcome::Failed(_)) => {
+            exchange.operation.as_str()
+        }
     };
     Box::new(AuditEvent {
         id: record_id(exchange, elapsed),
@@ -181,7 +191,9 @@ pub(super) fn error_text(outcome: &Outcome) -> Option<String> {
         Outcome::Result { .. } => None,
         Outcome::Rpc { json } => {
             let mut text = rpc_error(json);
-            if let Some(message) = json::pointer(json, "/message").and_then(|place| json::string(&json[place])) {
+            if let Some(message) =
+                json::pointer(json, "/message").and_then(|place| json::string(&json[place]))
+            {
                 let end = message.floor_char_boundary(MESSAGE_BYTES_MAX);
                 let _ = write!(text, ": {}", &message[..end]);
             }

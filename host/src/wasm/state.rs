@@ -52,7 +52,12 @@ impl SharedState {
     pub(super) fn add(&self, key: String, delta: i64, ttl_ms: u64) -> Result<i64, String> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        match inner.entries.get_mut(&key).filter(|entry| !entry.expired(now)).map(|entry| &mut entry.value) {
+        match inner
+            .entries
+            .get_mut(&key)
+            .filter(|entry| !entry.expired(now))
+            .map(|entry| &mut entry.value)
+        {
             Some(Value::Counter(count)) => {
                 *count = count.saturating_add(delta);
                 Ok(*count)
@@ -64,7 +69,13 @@ impl SharedState {
 }
 
 impl Inner {
-    fn insert(&mut self, key: String, value: Value, ttl_ms: u64, now: Instant) -> Result<(), String> {
+    fn insert(
+        &mut self,
+        key: String,
+        value: Value,
+        ttl_ms: u64,
+        now: Instant,
+    ) -> Result<(), String> {
         let bytes = cost(&key, &value);
         let freed = self.entries.get(&key).map_or(0, |entry| cost(&key, &entry.value));
         if self.bytes - freed + bytes > BYTES_MAX {
@@ -77,7 +88,9 @@ impl Inner {
         }
         self.bytes = self.bytes - freed + bytes;
         // A time that no clock can tell is as good as never.
-        let expires = Some(ttl_ms).filter(|&ttl| ttl > 0).and_then(|ttl| now.checked_add(Duration::from_millis(ttl)));
+        let expires = Some(ttl_ms)
+            .filter(|&ttl| ttl > 0)
+            .and_then(|ttl| now.checked_add(Duration::from_millis(ttl)));
         self.entries.insert(key, Entry { value, expires });
         Ok(())
     }

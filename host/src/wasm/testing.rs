@@ -9,8 +9,11 @@ use crate::pipeline::{Caller, Exchange, Operation, SpanContext};
 
 /// Returns a call of a tool of the upstream `files`.
 pub(crate) fn exchange(tool: &str) -> Box<Exchange> {
-    let caller =
-        Caller { principal: "test/1.0".into(), session_id: "session".into(), protocol_version: "2025-11-25".into() };
+    let caller = Caller {
+        principal: "test/1.0".into(),
+        session_id: "session".into(),
+        protocol_version: "2025-11-25".into(),
+    };
     Box::new(Exchange {
         caller: Arc::new(caller),
         method: "tools/call".into(),
@@ -18,7 +21,9 @@ pub(crate) fn exchange(tool: &str) -> Box<Exchange> {
         upstream: Some("files".into()),
         name: Some(tool.into()),
         transport: Some("stdio"),
-        params: Bytes::from(format!(r#"{{"name":"{tool}","arguments":{{"path":"a.txt","token":"secret"}}}}"#)),
+        params: Bytes::from(format!(
+            r#"{{"name":"{tool}","arguments":{{"path":"a.txt","token":"secret"}}}}"#
+        )),
         params_edited: false,
         traceparent: None,
         span: SpanContext::root(),

@@ -4,11 +4,15 @@
 //! disk that takes milliseconds per commit still takes thousands of records a second. Several
 //! gateways may share a database; each has a writer of its own, and their transactions are short.
 
+mod code;
+mod commit;
 mod queue;
 mod read;
+mod retention;
 mod schema;
 mod writer;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -68,7 +72,6 @@ impl SqliteOptions {
 /// A store in a SQLite database.
 ///
 /// Dropping it stores what is queued and stops its thread.
-#[derive(Debug)]
 pub struct SqliteStore {
     queue: Arc<Queue>,
     reader: SqliteReader,
@@ -95,10 +98,17 @@ impl SqliteStore {
         Ok(Self { queue, reader, writer: Some(writer) })
     }
 
-    /// A fault switch for tests: lets the database grow to so many pages of 4 KiB, as a full disk does.
+    /// A fault switch for tests: lets the database grow to so many pages of 8 KiB, as a full disk does.
     /// Without a number it may grow again. Takes effect with the next commit.
     pub fn limit_pages(&self, pages_max: Option<u32>) {
         self.queue.limit_pages(pages_max);
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    /// Shows nothing of what is queued.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("path", &self.reader.path()).finish_non_exhaustive()
     }
 }
 

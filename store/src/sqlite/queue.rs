@@ -21,6 +21,9 @@ const LINGER: Duration = Duration::from_millis(50);
 /// So many traces are worth a commit of their own.
 const TRACES_WAITING_MAX: usize = 256;
 
+/// So are payloads of this size.
+const BYTES_WAITING_MAX: usize = 4 * 1024 * 1024;
+
 /// Metrics, states and catalogs that may wait. They come every few seconds.
 const OTHERS_MAX: usize = 4096;
 
@@ -115,7 +118,6 @@ enum Sleep {
     Long,
 }
 
-#[derive(Debug)]
 struct State {
     waiting: VecDeque<Command>,
     /// Of what waits.
@@ -134,7 +136,6 @@ struct State {
 }
 
 /// The queue before the writer.
-#[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
     /// For the writer.
@@ -314,7 +315,8 @@ impl Queue {
             }
             let now = Instant::now();
             if now >= maintenance {
-                return Work::Maintain;
+                // Records first: looking after may be due again and again.
+                return if state.waiting.is_empty() { Work::Maintain } else { state.take() };
             }
             if now < linger {
                 state.sleep = Sleep::Short;
@@ -376,6 +378,7 @@ impl State {
         let asked_for = self.flush || self.closed;
         self.waiting_load.audit_events > 0
             || self.waiting_load.traces >= TRACES_WAITING_MAX
+            || self.waiting_load.bytes >= BYTES_WAITING_MAX
             || (asked_for && !self.waiting.is_empty())
     }
 
@@ -387,7 +390,6 @@ impl State {
 }
 
 /// Marks the queue when the writer ends, also by a panic.
-#[derive(Debug)]
 pub(super) struct StopGuard(pub(super) Arc<Queue>);
 
 impl Drop for StopGuard {

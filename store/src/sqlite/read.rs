@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::code;
 use super::schema::{self, FileId};
-use crate::{Reader, StoreError};
 use crate::filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
 use crate::metrics::{self, Figure, Key};
-use crate::record::{AuditOutcome, MetricValue, Severity, Status, UpstreamStatus};
+use crate::record::{MetricValue, UpstreamStatus};
 use crate::stored;
+use crate::{Reader, StoreError};
 
 /// Reads a database that a gateway writes, or has written.
 ///
@@ -109,7 +110,7 @@ impl Reader for SqliteReader {
                 filter.upstream,
                 filter.name,
                 filter.operation,
-                filter.status.map(status_code),
+                filter.status.map(code::status_code),
                 id,
                 filter.since_unix_ns.unwrap_or(i64::MIN),
                 filter.until_unix_ns.unwrap_or(i64::MAX),
@@ -142,7 +143,7 @@ impl Reader for SqliteReader {
                 filter.upstream,
                 filter.name,
                 filter.event_type,
-                filter.outcome.map(outcome_code),
+                filter.outcome.map(code::outcome_code),
                 filter.since_unix_ns.unwrap_or(i64::MIN),
                 filter.until_unix_ns.unwrap_or(i64::MAX),
                 limit(filter.limit),
@@ -235,7 +236,7 @@ fn trace_row(row: &Row<'_>) -> rusqlite::Result<TraceRow> {
         response: payload(10)?,
         request_bytes: row.get::<_, i64>(11)?.unsigned_abs(),
         response_bytes: row.get::<_, i64>(12)?.unsigned_abs(),
-        status: known(status(row.get(13)?), 13)?,
+        status: known(code::status(row.get(13)?), 13)?,
         error: row.get(14)?,
         duration: row.get::<_, i64>(15)?.cast_unsigned(),
         timestamp: stored::timestamp(row.get(16)?),
@@ -252,12 +253,12 @@ fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
         id: uuid::Uuid::from_bytes(row.get(1)?).to_string(),
         trace_id: row.get::<_, Option<[u8; 16]>>(2)?.map(trace_id),
         event_type: row.get(3)?,
-        severity: known(severity(row.get(4)?), 4)?,
+        severity: known(code::severity(row.get(4)?), 4)?,
         upstream: row.get(5)?,
         action: row.get(6)?,
         principal: row.get(7)?,
         session_id: row.get(8)?,
-        outcome: known(outcome(row.get(9)?), 9)?,
+        outcome: known(code::outcome(row.get(9)?), 9)?,
         reason: row.get(10)?,
         details: stored::raw_json(row.get(11)?),
         timestamp: stored::timestamp(row.get(12)?),
@@ -288,55 +289,4 @@ fn known<T>(value: Option<T>, index: usize) -> rusqlite::Result<T> {
         let kind = rusqlite::types::Type::Integer;
         rusqlite::Error::FromSqlConversionFailure(index, kind, "not a known code".into())
     })
-}
-
-/// These codes are in the database: a new variant gets a new one.
-pub(super) fn status_code(status: Status) -> i64 {
-    match status {
-        Status::Success => 0,
-        Status::Error => 1,
-    }
-}
-
-fn status(code: i64) -> Option<Status> {
-    [Status::Success, Status::Error].into_iter().find(|status| status_code(*status) == code)
-}
-
-/// See [`status_code`].
-pub(super) fn severity_code(severity: Severity) -> i64 {
-    match severity {
-        Severity::Info => 0,
-        Severity::Warning => 1,
-        Severity::Error => 2,
-        Severity::Critical => 3,
-    }
-}
-
-fn severity(code: i64) -> Option<Severity> {
-    [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical]
-        .into_iter()
-        .find(|severity| severity_code(*severity) == code)
-}
-
-/// See [`status_code`].
-pub(super) fn outcome_code(outcome: AuditOutcome) -> i64 {
-    match outcome {
-        AuditOutcome::Success => 0,
-        AuditOutcome::Failure => 1,
-        AuditOutcome::Error => 2,
-        AuditOutcome::Deny => 3,
-        AuditOutcome::Canceled => 4,
-    }
-}
-
-fn outcome(code: i64) -> Option<AuditOutcome> {
-    [
-        AuditOutcome::Success,
-        AuditOutcome::Failure,
-        AuditOutcome::Error,
-        AuditOutcome::Deny,
-        AuditOutcome::Canceled,
-    ]
-    .into_iter()
-    .find(|outcome| outcome_code(*outcome) == code)
 }

@@ -202,7 +202,7 @@ fn damage_is_reported_and_never_a_panic() {
     let path = options(&directory).path;
     let mut bytes = std::fs::read(&path).unwrap();
     let length = bytes.len();
-    bytes[4096..length].fill(0xa5);
+    bytes[8192..length].fill(0xa5);
     std::fs::write(&path, bytes).unwrap();
 
     let store = open(&directory);
@@ -370,7 +370,7 @@ fn old_rows_are_deleted_and_the_last_number_stays() {
     let mut connection = schema::open(&path).unwrap();
     let mut delete = |oldest: i64, rows_max: i64| {
         let upstreams = std::collections::BTreeMap::new();
-        writer::delete_chunk(&mut connection, oldest, rows_max, NOON_NS, &upstreams).unwrap()
+        retention::delete_chunk(&mut connection, oldest, rows_max, NOON_NS, &upstreams).unwrap()
     };
 
     assert_eq!(delete(NOON_NS + 100, 1_000_000), 100);

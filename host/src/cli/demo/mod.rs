@@ -36,7 +36,10 @@ pub(super) async fn run(args: Args, environment: &Environment, out: &mut Output)
     std::fs::write(&config_path, config_text(&program, &directory.path))?;
 
     out.line("Ultra sits between an AI client and its MCP servers.")?;
-    out.line(&format!("Here: a client -> `ultra start` -> two servers, `notes` and `clock`. Config: {}", config_path.display()))?;
+    out.line(&format!(
+        "Here: a client -> `ultra start` -> two servers, `notes` and `clock`. Config: {}",
+        config_path.display()
+    ))?;
     out.line("")?;
     let mut client = Client::start(&program, &config_path, &directory.path)?;
     let calls = client.session(out);
@@ -44,14 +47,18 @@ pub(super) async fn run(args: Args, environment: &Environment, out: &mut Output)
     calls?;
 
     let config = Config::load(Some(&config_path), environment, &directory.path)?;
-    out.line("\nEvery call passed four WebAssembly components. `ultra traces` shows what they saw:\n")?;
+    out.line(
+        "\nEvery call passed four WebAssembly components. `ultra traces` shows what they saw:\n",
+    )?;
     traces::run(&traces::Args::default(), &config, out).await?;
     out.line("\n`ultra audit` shows what must not be forgotten (no result leaves before its event is on disk):\n")?;
     audit::run(&audit::Args::default(), &config, out).await?;
     out.line("\n`ultra metrics` adds it up:\n")?;
     metrics::run(&metrics::Args::default(), &config, out).await?;
 
-    out.line("\nTo put Ultra in front of your own servers, write them to ~/.config/ultra/config.yaml:\n")?;
+    out.line(
+        "\nTo put Ultra in front of your own servers, write them to ~/.config/ultra/config.yaml:\n",
+    )?;
     out.line(
         "upstream:\n  files:\n    enabled: true\n    command: npx\n    args: [\"-y\", \"@modelcontextprotocol/server-filesystem\", \"/path/to/a/folder\"]",
     )?;
@@ -89,7 +96,8 @@ struct Directory {
 
 impl Directory {
     fn new(keep: bool) -> Result<Self, CliError> {
-        let path = std::env::temp_dir().join(format!("ultra-demo-{}", uuid::Uuid::now_v7().simple()));
+        let path =
+            std::env::temp_dir().join(format!("ultra-demo-{}", uuid::Uuid::now_v7().simple()));
         std::fs::create_dir(&path)?;
         Ok(Self { path, keep })
     }
@@ -143,7 +151,11 @@ impl Client {
         let tools = self.request("tools/list", &json!({}))?;
         let names = tools["result"]["tools"].as_array().into_iter().flatten();
         let names: Vec<_> = names.filter_map(|tool| tool["name"].as_str()).collect();
-        out.line(&format!("tools/list                     {}  {}", took(started), names.join(", ")))?;
+        out.line(&format!(
+            "tools/list                     {}  {}",
+            took(started),
+            names.join(", ")
+        ))?;
         for (name, arguments) in [
             ("notes__add", json!({"text": "Buy a ladder"})),
             ("notes__search", json!({"text": "ladder"})),
@@ -152,14 +164,25 @@ impl Client {
             ("notes__burn", json!({})),
         ] {
             let started = Instant::now();
-            let answer = self.request("tools/call", &json!({"name": name, "arguments": arguments}))?;
-            let text = answer["result"]["content"][0]["text"].as_str().or(answer["error"]["message"].as_str());
-            out.line(&format!("tools/call {name:<19} {}  {}", took(started), text.unwrap_or_default()))?;
+            let answer =
+                self.request("tools/call", &json!({"name": name, "arguments": arguments}))?;
+            let text = answer["result"]["content"][0]["text"]
+                .as_str()
+                .or(answer["error"]["message"].as_str());
+            out.line(&format!(
+                "tools/call {name:<19} {}  {}",
+                took(started),
+                text.unwrap_or_default()
+            ))?;
         }
         let started = Instant::now();
         let notes = self.request("resources/read", &json!({"uri": "notes://all"}))?;
         let text = notes["result"]["contents"][0]["text"].as_str().unwrap_or_default();
-        out.line(&format!("resources/read notes://all     {}  {} lines", took(started), text.lines().count()))
+        out.line(&format!(
+            "resources/read notes://all     {}  {} lines",
+            took(started),
+            text.lines().count()
+        ))
     }
 
     fn request(&mut self, method: &str, params: &Value) -> Result<Value, CliError> {

@@ -8,14 +8,22 @@ use serde_json::{Value, json};
 pub(in crate::cli) const COMMAND: &str = "__demo-server";
 
 /// Serves MCP on these streams until the input ends.
-pub(in crate::cli) fn run(name: &str, input: impl BufRead, mut output: impl Write) -> io::Result<()> {
+pub(in crate::cli) fn run(
+    name: &str,
+    input: impl BufRead,
+    mut output: impl Write,
+) -> io::Result<()> {
     let mut notes = vec!["Milk is out".to_owned(), "The dentist is on Tuesday".to_owned()];
     for line in input.lines() {
         let Ok(message) = serde_json::from_str::<Value>(&line?) else { continue };
-        let Some(id) = message.get("id").filter(|_| message.get("method").is_some()) else { continue };
+        let Some(id) = message.get("id").filter(|_| message.get("method").is_some()) else {
+            continue;
+        };
         let answer = match answer(name, &message, &mut notes) {
             Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
-            Err((code, text)) => json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": text}}),
+            Err((code, text)) => {
+                json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": text}})
+            }
         };
         writeln!(output, "{answer}")?;
         output.flush()?;
@@ -38,10 +46,16 @@ fn answer(name: &str, message: &Value, notes: &mut Vec<String>) -> Result<Value,
             tool("search", "Finds notes that hold a text", json!({"text": {"type": "string"}})),
             tool("share", "Sends the notes to a server, with a token", json!({"token": {"type": "string"}})),
         ]})),
-        ("tools/list", _) => Ok(json!({"tools": [tool("now", "Tells the time, in UTC", json!({}))]})),
-        ("resources/list", _) => Ok(json!({"resources": [{"uri": "notes://all", "name": "All notes"}]})),
+        ("tools/list", _) => {
+            Ok(json!({"tools": [tool("now", "Tells the time, in UTC", json!({}))]}))
+        }
+        ("resources/list", _) => {
+            Ok(json!({"resources": [{"uri": "notes://all", "name": "All notes"}]}))
+        }
         ("resources/templates/list", _) => Ok(json!({"resourceTemplates": []})),
-        ("resources/read", _) => Ok(json!({"contents": [{"uri": "notes://all", "text": notes.join("\n")}]})),
+        ("resources/read", _) => {
+            Ok(json!({"contents": [{"uri": "notes://all", "text": notes.join("\n")}]}))
+        }
         ("tools/call", _) => call(params, notes),
         _ => Err((-32601, format!("unknown method `{method}`"))),
     }
@@ -55,7 +69,8 @@ fn call(params: &Value, notes: &mut Vec<String>) -> Result<Value, (i32, String)>
             Ok(said(&format!("{} notes", notes.len()), false))
         }
         "search" => {
-            let found: Vec<_> = notes.iter().filter(|note| note.contains(text)).map(String::as_str).collect();
+            let found: Vec<_> =
+                notes.iter().filter(|note| note.contains(text)).map(String::as_str).collect();
             Ok(said(&found.join("\n"), false))
         }
         "share" => Ok(said("the server does not answer", true)),

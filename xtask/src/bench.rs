@@ -1,0 +1,381 @@
+//! `cargo xtask bench`: the same load, direct and through gateways, in one run.
+//!
+//! Client, gateway and upstream share the machine; every figure is of the whole machine but CPU time,
+//! which is of the gateway's process alone and the one to compare between machines.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::shell::{cargo, exists, say, shell, target_dir};
+use crate::toolchain;
+
+/// Rounds of each measurement. The best is taken: other load on the machine only ever adds.
+const ROUNDS: usize = 3;
+
+/// Callers of the load measurements.
+const CALLERS: [usize; 3] = [1, 16, 64];
+
+/// A fleet as the figures to reach have it.
+const FLEET_SERVERS: usize = 20;
+const FLEET_TOOLS: usize = 25;
+const FLEET_START_DELAY_MS: usize = 500;
+
+/// The gateway that came closest when we measured, and how it is installed.
+const RIVAL: &str = "mcp-proxy";
+const RIVAL_VERSION: &str = "0.6.0";
+const RIVAL_PORT: u16 = 39471;
+
+/// Plugins that are embedded.
+const PLUGINS: [&str; 4] = ["trace", "logging", "audit", "metrics"];
+
+/// Where programs and configs of this run are.
+struct Bench {
+    programs: PathBuf,
+    dir: PathBuf,
+}
+
+/// One way to the upstream.
+struct Route {
+    title: &'static str,
+    tool: &'static str,
+    command: Command,
+    url: Option<String>,
+}
+
+/// A command with its environment.
+#[derive(Clone)]
+struct Command {
+    env: Vec<String>,
+    words: Vec<String>,
+}
+
+impl Command {
+    fn of(program: String) -> Self {
+        Self { env: Vec::new(), words: vec![program] }
+    }
+}
+
+/// Figures by name, as `bench-client` prints them.
+type Figures = BTreeMap<String, f64>;
+
+/// Measures and prints a Markdown table for each group of figures.
+pub(crate) fn run(rival: bool) -> anyhow::Result<()> {
+    toolchain::ensure_wasm_target()?;
+    say("building");
+    cargo().args(["build", "--release", "--workspace"]).run()?;
+    if rival {
+        install_rival()?;
+    }
+    let dir = target_dir().join("bench");
+    if dir.exists() {
+        fs::remove_dir_all(&dir).context("cannot clear the directory of the last run")?;
+    }
+    fs::create_dir_all(&dir)?;
+    let bench = Bench { programs: target_dir().join("release"), dir };
+
+    let mut report = format!("Measured on {}.\n", machine());
+    bench.calls(&mut report, rival)?;
+    bench.launch(&mut report)?;
+    bench.fleet(&mut report, rival)?;
+    std::io::stdout().write_all(report.as_bytes())?;
+    Ok(())
+}
+
+impl Bench {
+    /// Latency, throughput and CPU of calls with 1 KiB.
+    fn calls(&self, report: &mut String, rival: bool) -> anyhow::Result<()> {
+        report.push_str(
+            "\n### `tools/call`, 1 KiB, one stdio upstream\n\n\
+             | Route | callers | p50 µs | p99 µs | calls/s | CPU µs a call | RSS MiB |\n|---|--:|--:|--:|--:|--:|--:|\n",
+        );
+        for route in self.call_routes(rival)? {
+            for callers in CALLERS {
+                say(&format!("{}, {callers} callers", route.title));
+                let calls = if callers == 1 { 20_000 } else { 100_000 };
+                let mut rounds = Vec::new();
+                for _ in 0..ROUNDS {
+                    let mut args = vec!["calls".to_owned()];
+                    args.extend(["--callers".to_owned(), callers.to_string()]);
+                    args.extend(["--calls".to_owned(), calls.to_string()]);
+                    args.extend(["--tool".to_owned(), route.tool.to_owned()]);
+                    rounds.push(self.measure(&args, &route)?);
+                }
+                writeln!(
+                    report,
+                    "| {} | {callers} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} |",
+                    route.title,
+                    lowest(&rounds, "p50_us"),
+                    lowest(&rounds, "p99_us"),
+                    highest(&rounds, "calls_per_s"),
+                    lowest(&rounds, "cpu_us_per_call"),
+                    lowest(&rounds, "rss_mib"),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn call_routes(&self, rival: bool) -> anyhow::Result<Vec<Route>> {
+        let fake = self.program("fake-upstream");
+        let upstream = self.upstream("fake", &[]);
+        let none = format!("plugins:\n  disabled: [{}]\n", PLUGINS.join(", "));
+        let mut routes =
+            vec![Route { title: "direct", tool: "echo", command: Command::of(fake), url: None }];
+        let ultra = [
+            ("Ultra, empty pipeline", "empty", none.as_str(), "  backend: memory\n".to_owned()),
+            ("Ultra, four components, memory", "memory", "", "  backend: memory\n".to_owned()),
+            ("Ultra, four components, SQLite, durable audit", "sqlite", "", self.sqlite("sqlite")),
+        ];
+        for (title, name, plugins, storage) in ultra {
+            let config = format!("{plugins}{upstream}storage:\n{storage}");
+            routes.push(Route {
+                title,
+                tool: "fake__echo",
+                command: self.ultra(name, &config)?,
+                url: None,
+            });
+        }
+        if rival {
+            let backend = self.rival_backend("fake", &[]);
+            routes.push(Route {
+                title: "mcp-proxy 0.6.0 (HTTP)",
+                tool: "fake__echo",
+                command: self.rival("calls", &backend)?,
+                url: Some(rival_url()),
+            });
+        }
+        Ok(routes)
+    }
+
+    /// From the start to the answer of `initialize`.
+    fn launch(&self, report: &mut String) -> anyhow::Result<()> {
+        report.push_str(
+            "\n### Launch to the answer of `initialize`\n\n\
+             | Route | code cache | min ms | p50 ms | max ms | RSS MiB |\n|---|---|--:|--:|--:|--:|\n",
+        );
+        let config = format!("{}storage:\n{}", self.upstream("fake", &[]), self.sqlite("launch"));
+        let route = Route {
+            title: "Ultra, four components",
+            tool: "",
+            command: self.ultra("launch", &config)?,
+            url: None,
+        };
+        let cache = self.dir.join("launch/cache");
+        let cold = ["--runs".to_owned(), "10".to_owned(), "--clear".to_owned(), text(&cache)];
+        let warm = ["--runs".to_owned(), "40".to_owned()];
+        // Cold first: it leaves the cache that the warm runs find.
+        for (title, args) in [("cold", cold.as_slice()), ("warm", warm.as_slice())] {
+            say(&format!("launch, {title}"));
+            let mut all = vec!["launch".to_owned()];
+            all.extend_from_slice(args);
+            let figures = self.measure(&all, &route)?;
+            writeln!(
+                report,
+                "| {} | {title} | {:.1} | {:.1} | {:.1} | {:.1} |",
+                route.title,
+                figure(&figures, "min_ms"),
+                figure(&figures, "p50_ms"),
+                figure(&figures, "max_ms"),
+                figure(&figures, "rss_mib"),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Lists of tools of many slow servers.
+    fn fleet(&self, report: &mut String, rival: bool) -> anyhow::Result<()> {
+        write!(
+            report,
+            "\n### {} tools from {FLEET_SERVERS} servers that take {FLEET_START_DELAY_MS} ms to start\n\n\
+             | Route | first list ms | tools in it | full list ms | later list p50 µs | CPU µs | RSS MiB |\n\
+             |---|--:|--:|--:|--:|--:|--:|\n",
+            FLEET_SERVERS * FLEET_TOOLS,
+        )?;
+        let args: Vec<String> = [
+            "--bare",
+            "--tools",
+            &FLEET_TOOLS.to_string(),
+            "--start-delay-ms",
+            &FLEET_START_DELAY_MS.to_string(),
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        let names: Vec<_> = (0..FLEET_SERVERS).map(|number| format!("server{number:02}")).collect();
+
+        let upstreams: String = names.iter().map(|name| self.upstream_entry(name, &args)).collect();
+        let config = format!("upstream:\n{upstreams}storage:\n{}", self.sqlite("fleet"));
+        let command = self.ultra("fleet", &config)?;
+        // The first run fills the catalogue that the second one remembers.
+        let mut routes = vec![
+            Route {
+                title: "Ultra, first start ever",
+                tool: "",
+                command: command.clone(),
+                url: None,
+            },
+            Route { title: "Ultra, from the remembered catalogue", tool: "", command, url: None },
+        ];
+        if rival {
+            let backends: String =
+                names.iter().map(|name| self.rival_backend(name, &args)).collect();
+            let command = self.rival("fleet", &backends)?;
+            routes.push(Route {
+                title: "mcp-proxy 0.6.0 (HTTP)",
+                tool: "",
+                command,
+                url: Some(rival_url()),
+            });
+        }
+        for route in routes {
+            say(&format!("fleet, {}", route.title));
+            let runs = if route.url.is_some() { 200 } else { 2000 };
+            let mut args = vec!["lists".to_owned(), "--runs".to_owned(), runs.to_string()];
+            args.extend(["--tools".to_owned(), (FLEET_SERVERS * FLEET_TOOLS).to_string()]);
+            let figures = self.measure(&args, &route)?;
+            writeln!(
+                report,
+                "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} |",
+                route.title,
+                figure(&figures, "first_ms"),
+                figure(&figures, "first_tools"),
+                figure(&figures, "full_ms"),
+                figure(&figures, "p50_us"),
+                figure(&figures, "cpu_us_per_list"),
+                figure(&figures, "rss_mib"),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Runs `bench-client` on a route.
+    fn measure(&self, args: &[String], route: &Route) -> anyhow::Result<Figures> {
+        let mut command = shell(self.program("bench-client")).args(args);
+        if let Some(url) = &route.url {
+            command = command.args(["--url", url]);
+        }
+        for variable in &route.command.env {
+            command = command.args(["--env", variable]);
+        }
+        let output = command.arg("--").args(&route.command.words).read()?;
+        output
+            .lines()
+            .map(|line| {
+                let (name, value) =
+                    line.split_once('=').with_context(|| format!("no figure: `{line}`"))?;
+                Ok((name.to_owned(), value.parse()?))
+            })
+            .collect()
+    }
+
+    fn program(&self, name: &str) -> String {
+        text(&self.programs.join(name))
+    }
+
+    /// Returns a command that runs Ultra with this config, in a home directory of its own.
+    fn ultra(&self, name: &str, config: &str) -> anyhow::Result<Command> {
+        let home = self.dir.join(name);
+        fs::create_dir_all(&home)?;
+        let file = home.join("config.yaml");
+        fs::write(&file, format!("server:\n  log_level: error\n{config}"))?;
+        let variables = [
+            ("HOME", home.clone()),
+            ("XDG_CONFIG_HOME", home.join("config")),
+            ("XDG_CACHE_HOME", home.join("cache")),
+            ("XDG_DATA_HOME", home.join("data")),
+        ];
+        Ok(Command {
+            env: variables.iter().map(|(name, path)| format!("{name}={}", text(path))).collect(),
+            words: vec![
+                self.program("ultra"),
+                "start".to_owned(),
+                "--config".to_owned(),
+                text(&file),
+            ],
+        })
+    }
+
+    fn sqlite(&self, name: &str) -> String {
+        format!("  backend: sqlite\n  path: {:?}\n", text(&self.dir.join(name).join("ultra.db")))
+    }
+
+    fn upstream(&self, name: &str, args: &[String]) -> String {
+        format!("upstream:\n{}", self.upstream_entry(name, args))
+    }
+
+    fn upstream_entry(&self, name: &str, args: &[String]) -> String {
+        let program = self.program("fake-upstream");
+        format!("  {name}:\n    command: {program:?}\n    args: {args:?}\n    enabled: true\n")
+    }
+
+    fn rival_backend(&self, name: &str, args: &[String]) -> String {
+        let program = self.program("fake-upstream");
+        format!(
+            "[[backends]]\nname = {name:?}\ntransport = \"stdio\"\ncommand = {program:?}\nargs = {args:?}\n\n"
+        )
+    }
+
+    fn rival(&self, name: &str, backends: &str) -> anyhow::Result<Command> {
+        let file = self.dir.join(format!("rival-{name}.toml"));
+        let config = format!(
+            "[proxy]\nname = \"rival\"\nseparator = \"__\"\n\n[proxy.listen]\nhost = \"127.0.0.1\"\nport = {RIVAL_PORT}\n\n\
+             [observability]\nlog_level = \"error\"\n\n{backends}"
+        );
+        fs::write(&file, config)?;
+        Ok(Command {
+            env: vec!["RUST_LOG=error".to_owned()],
+            words: vec![text(&rival_program()), "--config".to_owned(), text(&file)],
+        })
+    }
+}
+
+fn install_rival() -> anyhow::Result<()> {
+    if exists(&text(&rival_program())) {
+        return Ok(());
+    }
+    say(&format!("installing {RIVAL} {RIVAL_VERSION}"));
+    cargo()
+        .args(["install", RIVAL, "--version", RIVAL_VERSION, "--locked", "--root"])
+        .arg(target_dir().join("rivals"))
+        .run()
+}
+
+fn rival_program() -> PathBuf {
+    target_dir().join("rivals/bin").join(RIVAL)
+}
+
+fn rival_url() -> String {
+    format!("http://127.0.0.1:{RIVAL_PORT}/")
+}
+
+fn figure(figures: &Figures, name: &str) -> f64 {
+    figures.get(name).copied().unwrap_or(f64::NAN)
+}
+
+fn lowest(rounds: &[Figures], name: &str) -> f64 {
+    rounds.iter().map(|figures| figure(figures, name)).fold(f64::INFINITY, f64::min)
+}
+
+fn highest(rounds: &[Figures], name: &str) -> f64 {
+    rounds.iter().map(|figures| figure(figures, name)).fold(0.0, f64::max)
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Returns what the machine says about itself.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .and_then(|rest| rest.split_once(':'))
+        .map_or("an unknown processor", |(_, model)| model.trim());
+    format!("{cores} cores, {model}, best of {ROUNDS} rounds")
+}

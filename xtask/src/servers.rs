@@ -1,0 +1,76 @@
+//! The MCP servers of other people that the tests run: exact versions, in `target/test-servers`.
+//!
+//! Where node or python3 is missing, tests that need them skip themselves and say so. On a CI machine
+//! (`CI=true`) that is an error.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::shell::{exists, say, shell, target_dir};
+
+const NPM_PACKAGES: [&str; 3] = [
+    "@modelcontextprotocol/server-everything@2026.8.31",
+    "@modelcontextprotocol/server-filesystem@2026.8.31",
+    "@modelcontextprotocol/server-memory@2026.8.31",
+];
+
+const PYTHON_PACKAGES: [&str; 2] = ["mcp-server-time==2026.10.19", "mcp-server-git==2026.10.19"];
+
+/// Installs what is not installed yet.
+pub(crate) fn install() -> anyhow::Result<()> {
+    let dir = target_dir().join("test-servers");
+    tolerate(once(&dir.join("npm"), &NPM_PACKAGES, install_npm))?;
+    tolerate(once(&dir.join("py"), &PYTHON_PACKAGES, install_python))
+}
+
+fn install_npm(dir: &Path) -> anyhow::Result<()> {
+    if !exists("node") || !exists("npm") {
+        bail!("node and npm are not installed: tests with servers from npm are skipped");
+    }
+    say("installing MCP servers from npm");
+    shell("npm")
+        .args(["install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"])
+        .arg(dir)
+        .args(NPM_PACKAGES)
+        .run()
+}
+
+fn install_python(dir: &Path) -> anyhow::Result<()> {
+    if !exists("python3") {
+        bail!("python3 is not installed: tests with servers from PyPI are skipped");
+    }
+    say("installing MCP servers from PyPI");
+    shell("python3").args(["-m", "venv"]).arg(dir).run()?;
+    shell(dir.join("bin/pip"))
+        .args(["install", "--quiet", "--disable-pip-version-check"])
+        .args(PYTHON_PACKAGES)
+        .run()
+}
+
+/// Runs `install` unless these packages were installed by an earlier run.
+fn once(
+    dir: &PathBuf,
+    packages: &[&str],
+    install: fn(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let stamp = dir.join("installed");
+    let wanted = packages.join("\n");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
+    install(dir)?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write `{}`", stamp.display()))
+}
+
+fn tolerate(result: anyhow::Result<()>) -> anyhow::Result<()> {
+    match result {
+        Err(error) if std::env::var("CI").as_deref() != Ok("true") => {
+            say(&format!("skipped: {error:#}"));
+            Ok(())
+        }
+        other => other,
+    }
+}
