@@ -181,18 +181,19 @@ impl Outbox {
 
     /// Waits until the peer has read most of what is queued.
     pub async fn drained(&self) {
-        loop {
+        while !self.is_drained() {
             let notified = self.drained.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
-            {
-                let queue = self.lock();
-                if queue.closed || queue.bytes <= Self::BYTES_HIGH {
-                    return;
-                }
+            if !self.is_drained() {
+                notified.await;
             }
-            notified.await;
         }
+    }
+
+    fn is_drained(&self) -> bool {
+        let queue = self.lock();
+        queue.closed || queue.bytes <= Self::BYTES_HIGH
     }
 
     /// Lets [`Outbox::write_to`] end when all is written, and takes no more.
