@@ -1,7 +1,7 @@
 //! What the four built-in interceptors cost a call: both phases, without any transport or upstream.
 //!
-//! Prints one JSON document: nanoseconds per call for each payload size, records queued in the memory
-//! store, log lines written to nowhere. `cargo bench --bench pipeline_cost`.
+//! Prints nanoseconds per call for each payload size, as `name=value`: records queued in the memory
+//! store, log lines off or written to nowhere. Run by `cargo xtask bench`.
 
 use std::future::Future;
 use std::pin::pin;
@@ -23,25 +23,19 @@ const MEASURED: Duration = Duration::from_millis(1000);
 const BATCH: u32 = 100;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut rows = Vec::new();
-    for (log, log_lines) in [("off", false), ("info", true)] {
+    let mut figures = Vec::new();
+    for (log, log_lines) in [("quiet", false), ("logging", true)] {
         for bytes in [1 << 10, 100 << 10, 5 << 20] {
-            let ns = logging(log_lines, || measure(bytes))?;
-            rows.push(serde_json::json!({ "log": log, "payload_bytes": bytes, "ns_per_call": ns }));
+            figures.push((format!("{log}_{bytes}_ns"), logging(log_lines, || measure(bytes))?));
         }
     }
-    for disabled in ["trace", "logging", "audit", "metrics"] {
-        let pipeline = pipeline(&[disabled])?.0;
-        rows.push(
-            serde_json::json!({ "without": disabled, "ns_per_call": time(&pipeline, 1 << 10) }),
-        );
-    }
     let [cold_ms, warm_ms] = starts()?;
-    let document =
-        serde_json::json!({ "pipeline": rows, "start_ms": { "cold": cold_ms, "warm": warm_ms } });
-    #[expect(clippy::print_stdout, reason = "it is what this program is for")]
-    {
-        println!("{document:#}");
+    figures.extend([("start_cold_ms".to_owned(), cold_ms), ("start_warm_ms".to_owned(), warm_ms)]);
+    for (name, figure) in figures {
+        #[expect(clippy::print_stdout, reason = "it is what this program is for")]
+        {
+            println!("{name}={figure:.3}");
+        }
     }
     Ok(())
 }
