@@ -9,6 +9,7 @@ pub mod gateway;
 pub mod mcp;
 pub mod pipeline;
 pub mod plugins;
+pub mod rush;
 pub mod telemetry;
 pub mod upstream;
 pub mod wasm;

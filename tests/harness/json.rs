@@ -60,6 +60,16 @@ impl Json {
         }
     }
 
+    /// Returns the text of a string.
+    ///
+    /// # Panics
+    ///
+    /// If it is something else.
+    pub fn as_str(&self) -> String {
+        let text = self.to_string();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
     /// Changes the text of every leaf that is a member `name` of an object, however deep.
     pub fn edit_leaves(&mut self, name: &str, edit: &impl Fn(&str) -> String) {
         match self {

@@ -352,26 +352,37 @@ impl Session {
     }
 
     /// Asks for all pages of a list and returns its items.
-    pub async fn list(&self, method: &str, member: &str) -> Vec<Value> {
+    ///
+    /// # Panics
+    ///
+    /// If it is refused, or is no list.
+    pub async fn list(&self, method: &str, member: &str) -> Vec<Json> {
         let mut items = Vec::new();
         let mut params = Value::Null;
         loop {
-            let mut result = self.request(method, params).await.result();
-            match result[member].take() {
-                Value::Array(page) => items.extend(page),
-                other => panic!("`{member}` of {method} is {other}"),
+            let page = self.request(method, params).await;
+            let json = page.json();
+            let result = json.get("result");
+            match result.and_then(|result| result.get(member)) {
+                Some(Json::Array(page)) => items.extend(page.iter().cloned()),
+                _ => panic!("no `{member}`: {}", page.raw),
             }
-            match result.get("nextCursor") {
-                Some(cursor) => params = json!({"cursor": cursor}),
+            match result.and_then(|result| result.get("nextCursor")) {
+                Some(cursor) => params = json!({"cursor": cursor.as_str()}),
                 None => return items,
             }
         }
     }
 
+    /// Returns the names of all items of a list, in order.
+    pub async fn names(&self, method: &str, member: &str) -> Vec<String> {
+        let items = self.list(method, member).await;
+        items.iter().map(|item| item.get("name").map(Json::as_str).unwrap_or_default()).collect()
+    }
+
     /// Returns the names of all tools, in order.
     pub async fn tool_names(&self) -> Vec<String> {
-        let tools = self.list("tools/list", "tools").await;
-        tools.iter().map(|tool| tool["name"].as_str().unwrap_or_default().to_owned()).collect()
+        self.names("tools/list", "tools").await
     }
 
     /// Waits until a list of tools satisfies, asking again and again, and returns the names.

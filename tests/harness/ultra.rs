@@ -170,7 +170,7 @@ impl Setup {
         command
             .env("HOME", dir)
             .env("XDG_CONFIG_HOME", dir.join("config"))
-            .env("XDG_CACHE_HOME", cache_dir())
+            .env("XDG_CACHE_HOME", dir.join("cache"))
             .env("XDG_DATA_HOME", dir.join("data"))
             .env("XDG_STATE_HOME", dir.join("state"))
             .env(MARK, &self.mark)
@@ -210,13 +210,6 @@ impl Setup {
         ultra.ready().await;
         ultra
     }
-}
-
-/// Compiled components are shared between tests: compiling them anew would be most of a test's time.
-fn cache_dir() -> PathBuf {
-    let mut path = program("ultra-dup");
-    path.set_file_name("test-cache");
-    path
 }
 
 /// A running gateway and the client's session with it. No process of it survives this value.

@@ -83,9 +83,13 @@ async fn converse(session: &Session, prefix: &str) -> Vec<Message> {
         session.send(&line).await;
         heard.push(session.response(&id_of(&line)).await);
     }
-    for (tool, method, result) in ASKED {
-        let call = session
-            .send_request("tools/call", json!({"name": format!("{prefix}{tool}"), "arguments": {}}))
+    for (number, (tool, method, result)) in ASKED.into_iter().enumerate() {
+        let call = format!("\"{tool} {number}\"");
+        let params = format!(r#"{{"name":"{prefix}{tool}","arguments":{{}}}}"#);
+        session
+            .send(format!(
+                r#"{{"jsonrpc":"2.0","id":{call},"method":"tools/call","params":{params}}}"#
+            ))
             .await;
         let asked = session.server_request(method).await;
         let id = asked.id.clone().unwrap_or_default();

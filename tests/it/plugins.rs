@@ -16,14 +16,7 @@ async fn list(setup: &Setup, args: &[&str]) -> Vec<Value> {
     let output = output.await.expect("`ultra plugins list` ends").unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    match serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")) {
-        Value::Array(plugins) => plugins,
-        Value::Object(mut object) => match object.remove("plugins") {
-            Some(Value::Array(plugins)) => plugins,
-            other => panic!("no list of plugins: {other:?} in {text}"),
-        },
-        other => panic!("no list of plugins: {other}"),
-    }
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 fn ids(plugins: &[Value]) -> Vec<&str> {
@@ -41,16 +34,16 @@ async fn the_built_in_ones_are_listed_in_the_order_requests_meet_them() {
 
 #[tokio::test]
 async fn the_config_disables_and_reorders() {
-    let setup =
-        Ultra::setup().yaml("plugins:\n  disabled: [logging]\n  metrics:\n    priority: 10");
+    let setup = Ultra::setup()
+        .yaml("plugins:\n  disabled: [logging]\n  overrides:\n    metrics:\n      priority: 10");
 
     let plugins = list(&setup, &[]).await;
 
-    let active: Vec<_> = plugins
-        .into_iter()
-        .filter(|plugin| plugin["id"] != "logging" || plugin["disabled"] != true)
-        .collect();
-    assert_eq!(ids(&active), ["trace", "metrics", "audit"]);
+    let states: Vec<_> =
+        plugins.iter().map(|plugin| (plugin["id"].as_str(), plugin["state"].as_str())).collect();
+    let expected =
+        [("trace", "active"), ("metrics", "active"), ("audit", "active"), ("logging", "disabled")];
+    assert_eq!(states, expected.map(|(id, state)| (Some(id), Some(state))));
 }
 
 #[tokio::test]

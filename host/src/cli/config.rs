@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use super::table::{Cell, Column, Paint, Table};
-use super::{CliResult, Output};
+use super::{CliError, CliResult, Output};
+use crate::chain;
 use crate::config::{Config, Endpoint, Environment};
+use crate::telemetry;
 
 /// Find and check the config file
 #[derive(Debug, clap::Args)]
@@ -60,6 +62,10 @@ fn check(config: &Config, out: &mut Output) -> CliResult {
         out.done("There is no config file, so the defaults apply")?;
         return out.hint("`ultra config path` tells where it would be");
     };
+    if config.observability.enabled {
+        telemetry::check(&config.observability)
+            .map_err(|error| CliError::user(format!("observability: {}", chain(&error))))?;
+    }
     for warning in &config.warnings {
         out.warn(&format!("{}:{warning}", path.display()))?;
     }

@@ -59,18 +59,19 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     let store = open_store(&config, &redactor)?;
     let shutdown = CancellationToken::new();
     end_at_signals(&shutdown)?;
-    let exporter = export(&config, redactor)?;
+    let facts = telemetry::Facts { transport: "stdio", redactor: redactor.clone() };
+    let exporter = Exporter::start(&config.observability, facts).map(Arc::new);
     let (pipeline, loading) = watch::channel(None);
     let outlets = Outlets {
         store: Arc::clone(&store),
         spans: exporter.clone().map(|exporter| exporter as Arc<dyn SpanSink>),
     };
-    let place = cache_place(&config);
+    let place = cache_place(&config, environment);
     let loader = {
         let (store, shutdown) = (Arc::clone(&store), shutdown.clone());
         // Clients wait for the answer to `initialize`; components compile meanwhile.
         tokio::task::spawn_blocking(move || {
-            load(plan, &place, &outlets, store, &pipeline, &shutdown)
+            load(plan, place.as_ref(), &outlets, store, &pipeline, &shutdown)
         })
     };
     let setup = Setup {
@@ -79,8 +80,10 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         programs: programs(&config, environment),
         guard: Arc::new(Guard::new(std::env::current_exe()?)),
         store: Arc::clone(&store),
+        redactor,
         shutdown: shutdown.clone(),
         call_timeout: config.server.call_timeout,
+        rush: Arc::default(),
         exporter: exporter.clone(),
     };
     audit::record_gateway(&store, audit::Event::ServerStart);
@@ -113,13 +116,13 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
 /// Compiles and starts the plugins, and lets the calls go that wait for them.
 fn load(
     plan: plugins::Plan,
-    place: &CachePlace,
+    place: Option<&CachePlace>,
     outlets: &Outlets,
     store: Arc<dyn Store>,
     pipeline: &watch::Sender<Option<Arc<Pipeline>>>,
     shutdown: &CancellationToken,
 ) -> Result<Plugins, CliError> {
-    let loaded = Runtime::new(Some(place))
+    let loaded = Runtime::new(place)
         .map_err(|error| CliError::other(&error))
         .and_then(|runtime| Ok(plan.load(&runtime, outlets)?));
     match loaded {
@@ -161,20 +164,10 @@ async fn keep_measurements(
     }
 }
 
-fn export(config: &Config, redactor: Redactor) -> Result<Option<Arc<Exporter>>, CliError> {
-    if config.observability.enabled {
-        telemetry::check(&config.observability).map_err(|error| {
-            CliError::user(crate::chain(&error)).hint("see `observability.endpoint` in the config")
-        })?;
-    }
-    let facts = telemetry::Facts { transport: "stdio", redactor };
-    Ok(Exporter::start(&config.observability, facts).map(Arc::new))
-}
-
-/// The key that vouches for compiled code lies with the data, apart from the cache.
-fn cache_place(config: &Config) -> CachePlace {
-    let data = config.storage.path.parent().map_or_else(PathBuf::new, PathBuf::from);
-    CachePlace { directory: config.cache_dir.join("plugins"), key_file: data.join("cache.key") }
+/// The key that vouches for compiled code lies with the user's data, apart from the cache.
+fn cache_place(config: &Config, environment: &Environment) -> Option<CachePlace> {
+    let key_file = environment.config_dir()?.join("cache.key");
+    Some(CachePlace { directory: config.cache_dir.join("plugins"), key_file })
 }
 
 /// Ends the gateway at SIGTERM and SIGINT.
@@ -222,16 +215,16 @@ fn open_store(config: &Config, redactor: &Redactor) -> Result<Arc<dyn Store>, Cl
 
 /// Returns how each enabled upstream is started.
 fn programs(config: &Config, environment: &Environment) -> Vec<(Arc<str>, Program)> {
+    let inherited = Arc::new(environment.for_children());
     let mut programs = Vec::new();
     for upstream in config.upstreams.iter().filter(|upstream| upstream.enabled) {
         match &upstream.endpoint {
             Endpoint::Stdio { command, args, env, cwd } => {
-                let mut all = environment.for_children();
-                all.extend(env.clone());
                 let program = Program {
                     command: command.clone(),
                     args: args.clone(),
-                    env: all,
+                    env: env.clone(),
+                    inherited: Arc::clone(&inherited),
                     cwd: cwd.clone(),
                 };
                 programs.push((Arc::clone(&upstream.name), program));

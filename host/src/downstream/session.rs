@@ -10,13 +10,14 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use ultra_store::Store;
+use ultra_store::{Redactor, Store};
 
 use super::reply;
 use crate::aggregator::{Aggregator, Target, builtin, merge};
 use crate::gateway::{Call, Gateway};
 use crate::mcp::{self, Kind, Message, MessageError, Revision, json};
 use crate::pipeline::{CallError, Caller, Exchange, Operation, Outcome, SpanContext};
+use crate::rush::Rush;
 use crate::telemetry::{self, Exporter};
 use crate::upstream::{
     Connection, Guard, ListKind, Listener, Program, Surroundings, Upstream, unix_ns,
@@ -48,10 +49,14 @@ pub struct Setup {
     pub guard: Arc<Guard>,
     /// Keeps records, states and catalogs.
     pub store: Arc<dyn Store>,
+    /// Takes secrets out of what is shown.
+    pub redactor: Redactor,
     /// Ends everything.
     pub shutdown: CancellationToken,
     /// A call without progress is given up after this long.
     pub call_timeout: Duration,
+    /// Learns how lines come.
+    pub rush: Arc<Rush>,
     /// Learns of sessions.
     pub exporter: Option<Arc<Exporter>>,
 }
@@ -279,8 +284,10 @@ impl Session {
             starts: Semaphore::new(STARTS_MAX),
             guard: Arc::clone(&self.setup.guard),
             store: Arc::clone(&self.setup.store),
+            redactor: self.setup.redactor.clone(),
             shutdown: self.setup.shutdown.clone(),
             call_timeout: self.setup.call_timeout,
+            rush: Arc::clone(&self.setup.rush),
         });
         let new_upstream = |(name, program): &(Arc<str>, Program)| {
             Arc::new(Upstream::new(Arc::clone(name), program.clone(), Arc::clone(&surroundings)))

@@ -20,6 +20,9 @@ const DRAIN_AFTER_EOF: Duration = Duration::from_secs(5);
 /// And this long when we were told to terminate.
 const DRAIN_AFTER_SIGNAL: Duration = Duration::from_secs(1);
 
+/// A list of hundreds of tools fits: what the usual 64 KiB hold takes several wake-ups to pass.
+const PIPE_BYTES: usize = 1 << 20;
+
 /// The client may take this long to read what is left for it.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 
@@ -39,6 +42,11 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
             }
         }
     });
+    let rush = Arc::clone(&setup.rush);
+    let staying_awake = tokio::spawn({
+        let rush = Arc::clone(&rush);
+        async move { rush.stay_awake().await }
+    });
     let session = Session::new(setup, Arc::clone(&outbox));
     let cancelled = shutdown.cancelled();
     tokio::pin!(cancelled);
@@ -48,7 +56,10 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
             () = &mut cancelled => break DRAIN_AFTER_SIGNAL,
         };
         match line {
-            Ok(Some(line)) => session.line(line),
+            Ok(Some(line)) => {
+                rush.line();
+                session.line(line);
+            }
             Ok(None) => {
                 tracing::info!("the client closed the connection");
                 break DRAIN_AFTER_EOF;
@@ -59,6 +70,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
             }
         }
     };
+    staying_awake.abort();
     session.end(grace).await;
     outbox.close();
     let _ = timeout(LAST_WRITE, writing).await;
@@ -89,6 +101,8 @@ fn unshared(stream: impl AsFd) -> io::Result<Option<File>> {
         FileType::Fifo | FileType::Socket => {}
         _ => return Ok(None),
     }
+    // Fails for a socket, and where the user has too many large pipes: then it stays as it is.
+    let _ = rustix::pipe::fcntl_setpipe_size(fd, PIPE_BYTES);
     rustix::fs::fcntl_setfl(fd, rustix::fs::fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
     let owned: OwnedFd = fd.try_clone_to_owned()?;
     Ok(Some(File::from(owned)))

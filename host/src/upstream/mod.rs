@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use ultra_store::{Store, UpstreamStatus};
+use ultra_store::{Redactor, Store, UpstreamStatus};
 
 pub use connection::{Connection, Patience};
 pub use guard::{COMMAND as GUARD_COMMAND, Guard, run as run_guard};
@@ -22,6 +22,7 @@ pub use process::{Program, StderrTail};
 use crate::audit::{self, Event};
 use crate::mcp::{self, Kind, Message, MessageError, Revision, json};
 use crate::pipeline::Caller;
+use crate::rush::Rush;
 use crate::wire::{Line, LineReader, Outbox};
 use process::{Pipes, Process};
 
@@ -146,10 +147,14 @@ pub struct Surroundings {
     pub guard: Arc<Guard>,
     /// Keeps states and catalogs.
     pub store: Arc<dyn Store>,
+    /// Takes secrets out of what servers write to stderr.
+    pub redactor: Redactor,
     /// Ends the upstreams.
     pub shutdown: CancellationToken,
     /// A call without progress is given up after this long.
     pub call_timeout: Duration,
+    /// Learns how lines come.
+    pub rush: Arc<Rush>,
 }
 
 /// An MCP server behind the gateway, for one session.
@@ -194,7 +199,7 @@ impl Upstream {
             fingerprint,
             state: watch::Sender::new(State::Starting),
             listing: watch::Sender::new(remembered),
-            stderr: Arc::default(),
+            stderr: Arc::new(StderrTail::new(surroundings.redactor.clone())),
             stale: Mutex::default(),
             went_stale: Notify::new(),
             surroundings,
@@ -261,10 +266,14 @@ impl Upstream {
         let shutdown = self.surroundings.shutdown.clone();
         let mut failures = 0;
         let mut was_ready = false;
+        let mut last_failure = None;
         while !shutdown.is_cancelled() {
             let started = Instant::now();
             let (reason, ready) = self.run_once(&listener).await;
             was_ready |= ready;
+            if ready {
+                last_failure = None;
+            }
             if shutdown.is_cancelled() {
                 break;
             }
@@ -280,10 +289,13 @@ impl Upstream {
             // A caller waits for a server that ran and is soon back; for another one, nobody waits.
             let soon = was_ready && pause <= SOON;
             self.report(if soon { "starting" } else { "waiting" }, Some(&reason));
-            self.audit(Event::UpstreamDisconnect, Some(&reason));
-            if !soon {
-                self.enter(State::Waiting { reason: reason.into() });
+            if ready {
+                self.audit(Event::UpstreamDisconnect, Some(&reason));
             }
+            if !soon {
+                self.enter(State::Waiting { reason: reason.as_str().into() });
+            }
+            last_failure = Some(reason);
             tokio::select! {
                 () = sleep(pause) => {}
                 () = shutdown.cancelled() => {}
@@ -291,7 +303,7 @@ impl Upstream {
             self.enter(State::Starting);
         }
         self.enter(State::Stopped);
-        self.report("stopped", None);
+        self.report("stopped", last_failure.as_deref());
         if was_ready {
             self.audit(Event::UpstreamDisconnect, None);
         }
@@ -359,6 +371,7 @@ impl Upstream {
                 Ok(None) => return OUTPUT_ENDED.to_owned(),
                 Err(error) => return format!("its output cannot be read: {error}"),
             };
+            self.surroundings.rush.line();
             let message = match line {
                 Line::Text(line) => Message::parse(line.clone()).map_err(|error| (error, line)),
                 Line::TooLong { head } => {
@@ -366,18 +379,32 @@ impl Upstream {
                 }
             };
             match message {
-                Ok(message) if message.kind() == Kind::Response => {
-                    if !connection.answer(message) {
-                        tracing::debug!(upstream = %self.name, "an answer that nobody waits for");
+                Ok(message) => self.take(message, connection, listener),
+                // Servers of 2025-03-26 may send batches. The text is valid JSON.
+                Err((MessageError::Batch, line)) => {
+                    for range in json::elements(&line) {
+                        match Message::parse(line.slice(range.clone())) {
+                            Ok(message) => self.take(message, connection, listener),
+                            Err(error) => self.unreadable(connection, &error, &line[range]),
+                        }
                     }
-                    listener.outbox().drained().await;
-                }
-                Ok(message) => {
-                    listener.message(self, connection, message);
-                    listener.outbox().drained().await;
                 }
                 Err((error, line)) => self.unreadable(connection, &error, &line),
             }
+            listener.outbox().drained().await;
+        }
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        message: Message,
+        connection: &Arc<Connection>,
+        listener: &Arc<dyn Listener>,
+    ) {
+        if message.kind() != Kind::Response {
+            listener.message(self, connection, message);
+        } else if !connection.answer(message) {
+            tracing::debug!(upstream = %self.name, "an answer that nobody waits for");
         }
     }
 
@@ -580,8 +607,10 @@ fn fingerprint(program: &Program, surroundings: &Surroundings) -> String {
     use sha2::{Digest, Sha256};
     let capabilities = json::member(&surroundings.initialize, "capabilities")
         .map_or(&b""[..], |range| &surroundings.initialize[range]);
+    // Not what it inherits: that differs from one terminal to the next, and the catalog does not.
+    let Program { command, args, env, inherited: _, cwd } = program;
     let mut hash = Sha256::new();
-    hash.update(format!("{program:?}\0{}\0", surroundings.revision.as_str()));
+    hash.update(format!("{command:?}{args:?}{env:?}{cwd:?}\0{}\0", surroundings.revision.as_str()));
     hash.update(capabilities);
     hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
+use ultra_store::Redactor;
 
 use super::guard::Guard;
 
@@ -37,8 +38,10 @@ pub struct Program {
     pub command: String,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Its whole environment.
+    /// Variables the config sets for it.
     pub env: BTreeMap<String, String>,
+    /// Variables it has from us; those of the config beat them.
+    pub inherited: Arc<BTreeMap<String, String>>,
     /// Working directory.
     pub cwd: Option<PathBuf>,
 }
@@ -72,6 +75,7 @@ impl Process {
         command
             .args(&program.args)
             .env_clear()
+            .envs(program.inherited.iter())
             .envs(&program.env)
             .env(super::guard::MARKER, guard.marker())
             .stdin(Stdio::piped())
@@ -188,13 +192,19 @@ fn end_with_parent(command: &mut Command) {
 #[cfg(not(target_os = "linux"))]
 fn end_with_parent(_command: &mut Command) {}
 
-/// The last lines a server wrote to stderr.
-#[derive(Debug, Default)]
+/// The last lines a server wrote to stderr, without secrets.
+#[derive(Debug)]
 pub struct StderrTail {
     lines: Mutex<VecDeque<String>>,
+    redactor: Redactor,
 }
 
 impl StderrTail {
+    /// Returns an empty tail.
+    pub fn new(redactor: Redactor) -> Self {
+        Self { lines: Mutex::default(), redactor }
+    }
+
     /// Returns the last lines, oldest first.
     pub fn last(&self, lines: usize) -> String {
         let kept = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,8 +236,9 @@ async fn gather_stderr(output: ChildStderr, tail: Arc<StderrTail>, name: Arc<str
         let text: String =
             text.trim_end().chars().filter(|char| !char.is_control() || *char == '\t').collect();
         if !text.is_empty() {
+            let text = tail.redactor.redact_text(&text);
             tracing::debug!(target: "ultra::upstream", upstream = %name, "{text}");
-            tail.push(text);
+            tail.push(text.into_owned());
         }
     }
 }

@@ -6,8 +6,8 @@ use ultra_plugin::metrics::{self, Instrument};
 use ultra_plugin::{Call, Flow, Interceptor, Settings, plugin};
 
 /// Seconds. Those of the OpenTelemetry MCP conventions from 10 ms on; below, what local servers need.
-const DURATION_BOUNDS: [f64; 18] = [
-    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+const DURATION_BOUNDS: [f64; 21] = [
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 ];
 
 /// Bytes, by powers of four.
