@@ -56,15 +56,12 @@ fn plan_of(config: &config::Plugins) -> Plan {
     plan(config, None).unwrap()
 }
 
-/// Returns the reasons for what is refused, by file name.
-fn refusals_in(directory: &Path) -> Vec<(String, String)> {
+/// Returns what is refused in a directory, a line each.
+fn refusals_in(directory: &Path) -> String {
     let plan = plan(&config::Plugins::default(), Some(directory)).unwrap();
-    let name = |file: &str| Path::new(file).strip_prefix(directory).unwrap().display().to_string();
-    let root = directory.display().to_string() + "/";
-    plan.refused()
-        .iter()
-        .map(|refused| (name(&refused.file), refused.reason.replace(&root, "")))
-        .collect()
+    let line = |refused: &Refused| format!("{}: {}", refused.file, refused.reason);
+    let lines: Vec<_> = plan.refused().iter().map(line).collect();
+    lines.join("\n").replace(&format!("{}/", directory.display()), "")
 }
 
 fn outlets(store: &Arc<MemoryStore>) -> Outlets {
@@ -187,9 +184,15 @@ fn what_cannot_run_is_refused_by_name_and_reason() {
         ("upper.wasm", &changed(0, &[("id = \"trace\"", "id = \"Trace\"")])),
     ]);
 
-    let refused = refusals_in(directory.path());
-
-    insta::assert_debug_snapshot!(refused, @"");
+    insta::assert_snapshot!(refusals_in(directory.path()), @r"
+    module.wasm: it is a core module, not a component; `wasm-tools component new` makes one of it
+    newer.wasm: version 0.1.0 is made for plugin API 0.9, and this Ultra has 0.1
+    sidecar.wasm: the manifest beside it is not the one within it
+    upper.wasm: the id `Trace` is not 1 to 64 of a-z, 0-9 and `-`
+    adult.wasm: it imports `audit`, a capability its manifest does not ask for
+    twin-1.wasm: the id `twins` is also that of `twin-2.wasm`
+    twin-2.wasm: the id `twins` is also that of `twin-1.wasm`
+    ");
 }
 
 /// Both or none: nobody can say which of the two was meant to guard the calls.

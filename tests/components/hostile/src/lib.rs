@@ -141,12 +141,6 @@ fn recurse(n: u64) -> u64 {
 
 ultra_plugin::bindings::export_plugin!(Hostile with_types_in ultra_plugin::bindings);
 
-const MANIFEST_TEXT: &[u8] = include_bytes!("../plugin.toml");
-
-#[used]
+#[allow(dead_code, reason = "it is for the gateway")]
 #[unsafe(link_section = "ultra:manifest")]
-static MANIFEST: [u8; MANIFEST_TEXT.len()] = {
-    let mut bytes = [0; MANIFEST_TEXT.len()];
-    bytes.copy_from_slice(MANIFEST_TEXT);
-    bytes
-};
+static MANIFEST: [u8; include_bytes!("../plugin.toml").len()] = *include_bytes!("../plugin.toml");
