@@ -9,9 +9,9 @@ use serde_json::value::RawValue;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Json {
     /// An object, members in order.
-    Object(Vec<(String, Json)>),
+    Object(Vec<(String, Self)>),
     /// An array.
-    Array(Vec<Json>),
+    Array(Vec<Self>),
     /// A string, number, boolean or null, as written.
     Leaf(String),
 }

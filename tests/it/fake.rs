@@ -45,7 +45,7 @@ async fn slow_reports_progress_and_can_be_cancelled() {
     session.request("ping", Value::Null).await;
 
     assert_eq!(session.take("notifications/progress").len(), 2);
-    assert_eq!(session.left(), [String::new(); 0]);
+    assert_eq!(session.left(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! All integration tests in one binary, by area.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says what it expects")]
+
 mod differential;
 mod fake;
 mod interceptors;

@@ -10,4 +10,4 @@ wasmtime::component::bindgen!({
 });
 
 pub use exports::ultra::plugin::interceptor::Verdict;
-pub use ultra::plugin::*;
+pub use self::ultra::plugin::*;
