@@ -1,5 +1,6 @@
 //! Builds the four interceptors that are part of Ultra, for `src/plugins/` to embed.
 
+#![expect(clippy::disallowed_methods, reason = "a build script is told by its environment")]
 #[path = "build/components.rs"]
 mod components;
 

@@ -61,7 +61,9 @@ pub fn run(head: Head, exchange: &Exchange, hook: impl FnOnce(&Call<'_>) -> Flow
 /// Makes panics say to the gateway what they are about, where the engine only knows of a trap.
 #[doc(hidden)]
 pub fn report_panics() {
-    std::panic::set_hook(Box::new(|panic| bindings::ultra::plugin::fault::report(&panic.to_string())));
+    std::panic::set_hook(Box::new(|panic| {
+        bindings::ultra::plugin::fault::report(&panic.to_string())
+    }));
 }
 
 /// Exports an [`Interceptor`] as the component this crate becomes, and puts `plugin.toml` into it.
@@ -114,15 +116,11 @@ macro_rules! plugin {
 
             $crate::bindings::export_plugin!(Exported with_types_in $crate::bindings);
 
-            const TEXT: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/plugin.toml"));
-
-            #[used]
+            // Not `#[used]`: that would put it into the memory of every instance, too.
+            #[allow(dead_code, reason = "it is for the gateway")]
             #[unsafe(link_section = "ultra:manifest")]
-            static MANIFEST: [u8; TEXT.len()] = {
-                let mut bytes = [0; TEXT.len()];
-                bytes.copy_from_slice(TEXT);
-                bytes
-            };
+            static MANIFEST: [u8; include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/plugin.toml")).len()] =
+                *include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/plugin.toml"));
         };
     };
 }

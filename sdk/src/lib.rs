@@ -43,8 +43,8 @@ mod call;
 pub mod export;
 mod settings;
 
-pub use bindings::ultra::plugin::{audit, clock, log, metrics, state, trace};
 pub use bindings::ultra::plugin::types::{Field, Operation, Value};
+pub use bindings::ultra::plugin::{audit, clock, log, metrics, state, trace};
 pub use call::Call;
 pub use export::{Flow, Interceptor};
 pub use settings::Settings;

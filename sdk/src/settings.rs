@@ -19,8 +19,8 @@ enum Value {
     /// As written: reading a number is 10 KB of code, for those that do.
     Number(String),
     Text(String),
-    List(Vec<Value>),
-    Table(Vec<(String, Value)>),
+    List(Vec<Self>),
+    Table(Vec<(String, Self)>),
 }
 
 impl Settings {
@@ -31,7 +31,9 @@ impl Settings {
     /// It is not one.
     pub fn parse(json: &str) -> Result<Self, String> {
         let mut parser = Parser { bytes: json.as_bytes(), at: 0 };
-        let value = parser.value(0).map_err(|()| format!("the settings are not JSON at byte {}", parser.at))?;
+        let value = parser
+            .value(0)
+            .map_err(|()| format!("the settings are not JSON at byte {}", parser.at))?;
         parser.space();
         match value {
             Value::Table(members) if parser.at == json.len() => Ok(Self { members }),
@@ -63,7 +65,9 @@ impl Settings {
     /// Returns a number.
     pub fn number(&self, key: &str) -> Result<f64, String> {
         match self.get(key)? {
-            Value::Number(text) => text.parse().map_err(|_| format!("setting `{key}` is not a number")),
+            Value::Number(text) => {
+                text.parse().map_err(|_| format!("setting `{key}` is not a number"))
+            }
             _ => Err(format!("setting `{key}` is not a number")),
         }
     }
@@ -72,11 +76,11 @@ impl Settings {
     pub fn texts(&self, key: &str) -> Result<Vec<&str>, String> {
         let not_texts = || format!("setting `{key}` is not a list of texts");
         let Value::List(values) = self.get(key)? else { return Err(not_texts()) };
-        let text = |value| match value {
-            &Value::Text(ref text) => Ok(text.as_str()),
+        let texts = values.iter().map(|value| match value {
+            Value::Text(text) => Ok(text.as_str()),
             _ => Err(not_texts()),
-        };
-        values.iter().map(text).collect()
+        });
+        texts.collect()
     }
 
     fn get(&self, key: &str) -> Result<&Value, String> {
@@ -176,7 +180,9 @@ impl Parser<'_> {
             b't' => b'\t',
             b'u' => {
                 let high = self.hex4()?;
-                let code = if (0xd800..0xdc00).contains(&high) && self.bytes[self.at..].starts_with(b"\\u") {
+                let code = if (0xd800..0xdc00).contains(&high)
+                    && self.bytes[self.at..].starts_with(b"\\u")
+                {
                     self.at += 2;
                     let low = self.hex4()?;
                     0x10000 + ((high - 0xd800) << 10) + low.checked_sub(0xdc00).ok_or(())?
@@ -195,12 +201,16 @@ impl Parser<'_> {
     fn hex4(&mut self) -> Result<u32, ()> {
         let digits = self.bytes.get(self.at..self.at + 4).ok_or(())?;
         self.at += 4;
-        digits.iter().try_fold(0, |sum, &digit| Ok(sum * 16 + char::from(digit).to_digit(16).ok_or(())?))
+        digits
+            .iter()
+            .try_fold(0, |sum, &digit| Ok(sum * 16 + char::from(digit).to_digit(16).ok_or(())?))
     }
 
     fn number(&mut self) -> Result<Value, ()> {
         let rest = &self.bytes[self.at..];
-        let length = rest.iter().take_while(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
+        let length = rest
+            .iter()
+            .take_while(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
         let length = length.count();
         let text = str::from_utf8(&rest[..length]).map_err(drop)?;
         if length == 0 {
@@ -253,8 +263,19 @@ mod tests {
     #[test]
     fn what_is_no_object_is_refused() {
         for json in [
-            "", "[]", "1", "{", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{} x", "{\"a\":\"\\x\"}", "{\"a\":\"\\ud83d\"}",
-            "{\"a\":\"\\ud83d\\u0041\"}", "{\"a\":tru}", "{\"a\":\"b",
+            "",
+            "[]",
+            "1",
+            "{",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{} x",
+            "{\"a\":\"\\x\"}",
+            "{\"a\":\"\\ud83d\"}",
+            "{\"a\":\"\\ud83d\\u0041\"}",
+            "{\"a\":tru}",
+            "{\"a\":\"b",
         ] {
             assert!(Settings::parse(json).is_err(), "{json}");
         }

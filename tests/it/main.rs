@@ -2,6 +2,7 @@
 
 mod differential;
 mod fake;
+mod interceptors;
 mod plugins;
 mod protocol;
 mod real_servers;

@@ -92,6 +92,7 @@ pub(crate) fn run(rival: bool) -> anyhow::Result<()> {
     let bench = Bench { programs: target_dir().join("release"), dir };
 
     let mut report = format!("Measured on {}.\n", machine());
+    bench.pipeline(&mut report)?;
     bench.calls(&mut report, rival)?;
     bench.launch(&mut report)?;
     bench.fleet(&mut report, rival)?;
@@ -100,6 +101,30 @@ pub(crate) fn run(rival: bool) -> anyhow::Result<()> {
 }
 
 impl Bench {
+    /// What the four components cost a call, alone.
+    fn pipeline(&self, report: &mut String) -> anyhow::Result<()> {
+        say("pipeline");
+        let program = self.program("pipeline-cost");
+        let rounds: Vec<_> = (0..ROUNDS)
+            .map(|_| figures(&shell(program.clone()).read()?))
+            .collect::<anyhow::Result<_>>()?;
+        report.push_str(
+            "\n### Four components, before and after, records queued\n\n\
+             | Log | 1 KiB µs | 100 KiB µs | 5 MiB µs |\n|---|--:|--:|--:|\n",
+        );
+        for (title, name) in [("no line written", "quiet"), ("two lines formatted", "logging")] {
+            let us = |bytes: usize| lowest(&rounds, &format!("{name}_{bytes}_ns")) / 1000.0;
+            writeln!(
+                report,
+                "| {title} | {:.2} | {:.2} | {:.2} |",
+                us(1 << 10),
+                us(100 << 10),
+                us(5 << 20)
+            )?;
+        }
+        Ok(())
+    }
+
     /// Latency, throughput and CPU of calls with 1 KiB.
     fn calls(&self, report: &mut String, rival: bool) -> anyhow::Result<()> {
         report.push_str(
@@ -257,15 +282,7 @@ impl Bench {
         for variable in &route.command.env {
             command = command.args(["--env", variable]);
         }
-        let output = command.arg("--").args(&route.command.words).read()?;
-        output
-            .lines()
-            .map(|line| {
-                let (name, value) =
-                    line.split_once('=').with_context(|| format!("no figure: `{line}`"))?;
-                Ok((name.to_owned(), value.parse()?))
-            })
-            .collect()
+        figures(&command.arg("--").args(&route.command.words).read()?)
     }
 
     fn program(&self, name: &str) -> String {
@@ -350,6 +367,18 @@ fn rival_url() -> String {
 
 fn figure(figures: &Figures, name: &str) -> f64 {
     figures.get(name).copied().unwrap_or(f64::NAN)
+}
+
+/// Reads lines of `name=value`.
+fn figures(output: &str) -> anyhow::Result<Figures> {
+    output
+        .lines()
+        .map(|line| {
+            let (name, value) =
+                line.split_once('=').with_context(|| format!("no figure: `{line}`"))?;
+            Ok((name.to_owned(), value.parse()?))
+        })
+        .collect()
 }
 
 fn lowest(rounds: &[Figures], name: &str) -> f64 {

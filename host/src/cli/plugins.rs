@@ -45,7 +45,11 @@ pub(super) fn run(args: &Args, config: &Config, out: &mut Output) -> CliResult {
         Some(Command::List(list)) => list,
         None => &args.list,
     };
-    show(&plan(&config.plugins, list.plugins.as_deref())?.infos(), list.json, out)
+    let plan = plan(&config.plugins, list.plugins.as_deref())?;
+    for warning in plan.warnings() {
+        out.warn(warning)?;
+    }
+    show(&plan.infos(), list.json, out)
 }
 
 fn show(plugins: &[PluginInfo], json: bool, out: &mut Output) -> CliResult {
@@ -61,18 +65,15 @@ fn show(plugins: &[PluginInfo], json: bool, out: &mut Output) -> CliResult {
             }
             let label = out.paint(Paint::Red, "refused");
             let reason = clean(plugin.reason.as_deref().unwrap_or_default());
-            let (id, source) = (clean(plugin.id.as_deref().unwrap_or("?")), clean(&plugin.source));
-            out.line(&format!("{label} {id} ({source}): {reason}"))?;
+            out.line(&format!("{label} {}: {reason}", clean(&plugin.source)))?;
         }
     }
     match refused.len() {
         0 => Ok(()),
         count => {
             let components = if count == 1 { "component is" } else { "components are" };
-            Err(CliError::user(format!(
-                "{count} {components} refused, and `ultra start` would not start"
-            ))
-            .hint("take it out of the directory or name it in `plugins.disabled`"))
+            Err(CliError::user(format!("{count} {components} refused"))
+                .hint("take it out of the directory, or name it in `plugins.disabled`"))
         }
     }
 }
@@ -164,10 +165,10 @@ mod tests {
             .unwrap();
 
         insta::assert_snapshot!(written.text(), @r"
-        #  ID      VERSION  SOURCE               PRIORITY  REQUEST  RESPONSE  CAPABILITIES   DIGEST
-        1  trace   0.1.0    built-in                    0  open     closed    trace          9f86d081884c
-        2  redact  0.1.0    plugins/redact.wasm        50  open     -         payload, deny  9f86d081884c
-        3  audit   0.1.0    built-in                   75  open     closed    audit          9f86d081884c
+        #  ID      VERSION  SOURCE               PRIORITY  REQUEST  RESPONSE  CAPABILITIES  DIGEST
+        1  trace   0.1.0    built-in                    0  open     closed    log           9f86d081884c
+        2  redact  0.1.0    plugins/redact.wasm        50  open     -         read, deny    9f86d081884c
+        3  audit   0.1.0    built-in                   75  open     closed    log           9f86d081884c
         ");
     }
 
@@ -188,11 +189,11 @@ mod tests {
         assert_eq!(error.exit_code(), 1);
         insta::assert_snapshot!(written.text(), @r"
         #  ID     VERSION  SOURCE    PRIORITY  REQUEST  RESPONSE  CAPABILITIES  DIGEST
-        1  trace  0.1.0    built-in         0  open     closed    trace         9f86d081884c
+        1  trace  0.1.0    built-in         0  open     closed    log           9f86d081884c
 
-        refused broken (plugins/broken.wasm): wants `net`, which is not granted
-        error: 1 component is refused, and `ultra start` would not start
-        hint: take it out of the directory or name it in `plugins.disabled`
+        refused plugins/broken.wasm: wants `net`, which is not granted
+        error: 1 component is refused
+        hint: take it out of the directory, or name it in `plugins.disabled`
         ");
     }
 }

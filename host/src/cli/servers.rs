@@ -284,7 +284,10 @@ impl Server {
 /// Returns a word as it would be typed.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "@%+=:,./-_${}~".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{word}'") }
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -388,6 +391,19 @@ mod tests {
         "#);
         assert_eq!(servers[0]["gateway_pid"], 1);
         assert_eq!(servers[3]["state"], Value::Null);
+    }
+
+    #[test]
+    fn words_are_shown_as_they_would_be_typed() {
+        for (word, expected) in [
+            ("-y", "-y"),
+            ("${TOKEN}", "${TOKEN}"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("print('x')", r"'print('\''x'\'')'"),
+        ] {
+            assert_eq!(quoted(word), expected);
+        }
     }
 
     #[test]

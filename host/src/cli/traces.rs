@@ -249,7 +249,7 @@ mod tests {
 
     fn shown(id: &str, rows: &[fn() -> TraceRow]) -> Result<String, CliError> {
         let written = Captured::default();
-        let store = Rows { traces: rows.to_vec(), ..Rows::default() };
+        let store = Rows { traces: rows.to_vec() };
         one(id, false, Some(&store), &mut written.output(None))?;
         Ok(written.text())
     }

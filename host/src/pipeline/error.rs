@@ -98,7 +98,7 @@ pub enum StageError {
         reason: String,
     },
     /// It failed too often and rests.
-    #[error("quarantined after {failures} failures, until it is restarted")]
+    #[error("quarantined after {failures} failures in a minute")]
     Quarantined {
         /// Failures in the window.
         failures: u32,

@@ -166,14 +166,14 @@ impl Connection {
         }
     }
 
-    /// Fails the call an unreadable message was meant for, or the oldest one: it would wait in vain.
+    /// Fails the call an unreadable message was meant for; the oldest one, if that cannot be told.
     pub fn fail_one(&self, id: Option<u64>, reason: &str) {
         let call = {
             let mut open = self.lock();
-            let id = id
-                .filter(|id| open.calls.contains_key(id))
-                .or_else(|| open.calls.keys().next().copied());
-            id.and_then(|id| open.calls.remove(&id))
+            match id {
+                Some(id) => open.calls.remove(&id),
+                None => open.calls.pop_first().map(|(_, call)| call),
+            }
         };
         if let Some(call) = call {
             let upstream = self.upstream.to_string();

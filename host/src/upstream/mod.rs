@@ -374,9 +374,7 @@ impl Upstream {
             self.surroundings.rush.line();
             let message = match line {
                 Line::Text(line) => Message::parse(line.clone()).map_err(|error| (error, line)),
-                Line::TooLong { head } => {
-                    Err((MessageError::Envelope("a message longer than 64 MiB"), head))
-                }
+                Line::TooLong { head } => Err((TOO_LONG, head)),
             };
             match message {
                 Ok(message) => self.take(message, connection, listener),
@@ -408,12 +406,13 @@ impl Upstream {
         }
     }
 
-    /// Deals with output that is no message: help text is passed over, a spoilt answer fails its call.
+    /// Deals with output that is no message. What a server logs to the wrong stream is passed over; a
+    /// spoilt answer fails its call, and one too long to tell whose it is the oldest: it would wait in
+    /// vain.
     fn unreadable(&self, connection: &Connection, error: &MessageError, line: &[u8]) {
         tracing::warn!(upstream = %self.name, %error, "upstream `{}` sent something that is no message", self.name);
-        if line.trim_ascii_start().starts_with(b"{") {
-            let id =
-                mcp::recover_id(line).and_then(|id| std::str::from_utf8(&id).ok()?.parse().ok());
+        let id = mcp::recover_id(line).and_then(|id| std::str::from_utf8(&id).ok()?.parse().ok());
+        if id.is_some() || *error == TOO_LONG {
             connection.fail_one(id, &error.to_string());
         }
     }
@@ -583,6 +582,9 @@ impl Upstream {
         });
     }
 }
+
+/// What a line is that was read and thrown away.
+const TOO_LONG: MessageError = MessageError::Envelope("a message longer than 64 MiB");
 
 /// Why upstreams end with the gateway.
 const ENDING: &str = "the gateway is ending";

@@ -247,3 +247,6 @@ fn create_new(path: &Path) -> io::Result<File> {
     file.set_permissions(Permissions::from_mode(0o600))?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests;

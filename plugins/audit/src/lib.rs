@@ -26,7 +26,9 @@ impl Interceptor for Audit {
         let mut audited = [false; 7];
         for name in Settings::parse(settings)?.texts("operations")? {
             let place = OPERATIONS.iter().position(|operation| operation.as_str() == name);
-            audited[place.ok_or_else(|| format!("setting `operations`: there is no operation `{name}`"))?] = true;
+            audited[place.ok_or_else(|| {
+                format!("setting `operations`: there is no operation `{name}`")
+            })?] = true;
         }
         Ok(Self { audited })
     }
@@ -90,15 +92,22 @@ mod tests {
         assert_eq!(end.judge(), (Severity::Info, Outcome::Success));
         assert_eq!(Ended { tool_error: true, ..end }.judge(), (Severity::Error, Outcome::Failure));
         assert_eq!(Ended { failed: true, ..end }.judge(), (Severity::Error, Outcome::Error));
-        assert_eq!(Ended { failed: true, cancelled: true, ..end }.judge(), (Severity::Warning, Outcome::Canceled));
-        assert_eq!(Ended { failed: true, denied: true, ..end }.judge(), (Severity::Critical, Outcome::Deny));
+        assert_eq!(
+            Ended { failed: true, cancelled: true, ..end }.judge(),
+            (Severity::Warning, Outcome::Canceled)
+        );
+        assert_eq!(
+            Ended { failed: true, denied: true, ..end }.judge(),
+            (Severity::Critical, Outcome::Deny)
+        );
     }
 
     #[test]
     fn only_the_operations_named_are_audited() {
         let audit = Audit::start(r#"{"operations":["tool_call","other"]}"#).unwrap();
 
-        let audited: Vec<_> = OPERATIONS.into_iter().filter(|&operation| audit.audits(operation)).collect();
+        let audited: Vec<_> =
+            OPERATIONS.into_iter().filter(|&operation| audit.audits(operation)).collect();
         assert_eq!(audited, [Operation::ToolCall, Operation::Other]);
     }
 

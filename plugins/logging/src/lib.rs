@@ -16,7 +16,8 @@ pub struct Logging {
 impl Interceptor for Logging {
     fn start(settings: &str) -> Result<Self, String> {
         let settings = Settings::parse(settings)?;
-        let level = |key| level(settings.text(key)?).map_err(|reason| format!("setting `{key}`: {reason}"));
+        let level =
+            |key| level(settings.text(key)?).map_err(|reason| format!("setting `{key}`: {reason}"));
         Ok(Self {
             request: level("request_level")?,
             response: level("response_level")?,

@@ -7,12 +7,14 @@ use ultra_plugin::{Call, Flow, Interceptor, Settings, plugin};
 
 /// Seconds. Those of the OpenTelemetry MCP conventions from 10 ms on; below, what local servers need.
 const DURATION_BOUNDS: [f64; 21] = [
-    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
+    2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
 ];
 
 /// Bytes, by powers of four.
-const BYTES_BOUNDS: [f64; 10] =
-    [256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0];
+const BYTES_BOUNDS: [f64; 10] = [
+    256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0, 67108864.0,
+];
 
 /// The interceptor and its instruments.
 #[derive(Debug)]

@@ -14,7 +14,12 @@ impl Interceptor for Trace {
 
     fn before(&self, call: &Call<'_>) -> Flow {
         if let Some(parent) = call.traceparent().as_deref().and_then(Parent::parse) {
-            trace::parent(parent.trace_id_high, parent.trace_id_low, parent.span_id, parent.sampled);
+            trace::parent(
+                parent.trace_id_high,
+                parent.trace_id_low,
+                parent.span_id,
+                parent.sampled,
+            );
         }
         Flow::Next
     }

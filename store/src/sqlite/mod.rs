@@ -114,6 +114,8 @@ impl fmt::Debug for SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
+        // The writer's connection folds the log into the database if it is the last one.
+        self.reader.close();
         self.queue.close();
         // A thread that hangs in the disk is left behind: it holds no more than its own connection.
         if self.queue.wait_stopped(Instant::now() + DROP_WAIT_MAX)

@@ -46,6 +46,11 @@ impl SqliteReader {
         Self { path, connection: Mutex::new(None) }
     }
 
+    /// Closes the connection. The next reading opens another.
+    pub(super) fn close(&self) {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn read<T>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,

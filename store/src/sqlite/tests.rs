@@ -90,6 +90,20 @@ fn records_outlast_the_store() {
 }
 
 #[test]
+fn the_last_store_leaves_one_file() {
+    let directory = TempDir::new().unwrap();
+    let store = open(&directory);
+    wait(store.audit(event(1, "read"))).unwrap();
+    store.audit_events(&AuditFilter::default()).unwrap();
+
+    drop(store);
+
+    let files = std::fs::read_dir(directory.path().join("state")).unwrap();
+    let names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(names, ["ultra.db"]);
+}
+
+#[test]
 fn a_closed_store_takes_nothing() {
     let directory = TempDir::new().unwrap();
     let store = open(&directory);

@@ -2,37 +2,20 @@ use std::sync::Mutex;
 
 use serde_json::value::RawValue;
 use ultra_store::{
-    AuditEvent, AuditFilter, AuditOutcome, AuditRow, Durable, Health, MetricDelta, MetricFilter,
-    MetricRow, MetricValue, Record, Severity, Status, TraceFilter, TraceRow, UpstreamStatus,
+    AuditFilter, AuditOutcome, AuditRow, MetricFilter, MetricRow, MetricValue, Severity, Status,
+    TraceFilter, TraceRow, UpstreamStatus,
 };
 
 use super::*;
 use crate::cli::output::tests::Captured;
 
-/// A store that holds rows, and gives up after some reads, which ends a command that follows.
+/// A store that holds traces.
 #[derive(Default)]
 pub(in crate::cli) struct Rows {
     pub(in crate::cli) traces: Vec<fn() -> TraceRow>,
-    pub(in crate::cli) upstreams: Vec<UpstreamStatus>,
 }
 
-impl Store for Rows {
-    fn record(&self, _: Record) {}
-
-    fn audit(&self, _: Box<AuditEvent>) -> Durable {
-        Durable::Ready(Err(StoreError::Closed))
-    }
-
-    fn metrics(&self, _: Vec<MetricDelta>) {}
-
-    fn upstream(&self, _: UpstreamStatus) {}
-
-    fn remember_catalog(&self, _: &str, _: &str, _: bytes::Bytes) {}
-
-    fn catalog(&self, _: &str, _: &str) -> Result<Option<bytes::Bytes>, StoreError> {
-        Ok(None)
-    }
-
+impl Reader for Rows {
     fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError> {
         let is_it = |row: &TraceRow| {
             filter.id.as_ref().is_none_or(|id| *id == row.id || *id == row.trace_id)
@@ -49,15 +32,7 @@ impl Store for Rows {
     }
 
     fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError> {
-        Ok(self.upstreams.clone())
-    }
-
-    fn health(&self) -> Health {
-        Health::default()
-    }
-
-    fn flush(&self, _: std::time::Instant) -> bool {
-        true
+        Ok(Vec::new())
     }
 }
 

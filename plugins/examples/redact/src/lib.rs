@@ -15,8 +15,14 @@ pub struct Redact {
 impl Interceptor for Redact {
     fn start(settings: &str) -> Result<Self, String> {
         let settings = Settings::parse(settings)?;
-        let texts = |key| Ok::<_, String>(settings.texts(key)?.into_iter().map(str::to_owned).collect::<Vec<_>>());
-        let redact = Self { denied: texts("denied")?, arguments: texts("arguments")?, results: texts("results")? };
+        let texts = |key| {
+            Ok::<_, String>(settings.texts(key)?.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let redact = Self {
+            denied: texts("denied")?,
+            arguments: texts("arguments")?,
+            results: texts("results")?,
+        };
         for pointer in redact.arguments.iter().chain(&redact.results) {
             check(pointer)?;
         }
@@ -56,7 +62,11 @@ fn blank(call: &Call<'_>, pointers: &[String]) -> Flow {
 
 /// Refuses at start what would silently never match.
 fn check(pointer: &str) -> Result<(), String> {
-    if pointer.starts_with('/') { Ok(()) } else { Err(format!("`{pointer}` is no JSON pointer: it must start with `/`")) }
+    if pointer.starts_with('/') {
+        Ok(())
+    } else {
+        Err(format!("`{pointer}` is no JSON pointer: it must start with `/`"))
+    }
 }
 
 plugin!(Redact);
@@ -75,7 +85,8 @@ mod tests {
 
     #[test]
     fn a_path_that_is_no_pointer_is_refused() {
-        let refusal = Redact::start(r#"{"denied":[],"arguments":["token"],"results":[]}"#).unwrap_err();
+        let refusal =
+            Redact::start(r#"{"denied":[],"arguments":["token"],"results":[]}"#).unwrap_err();
 
         assert_eq!(refusal, "`token` is no JSON pointer: it must start with `/`");
     }

@@ -1,0 +1,20 @@
+//! Builds the components that only tests load: the hostile one, and the example for authors.
+
+#[path = "../host/build/components.rs"]
+mod components;
+
+use std::error::Error;
+use std::path::Path;
+
+use components::Plugin;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=../host/build/components.rs");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = tests.parent().ok_or("the package is not in its repository")?;
+    let hostile = Plugin { directory: "hostile", package: "hostile", output: "hostile" };
+    components::build(&tests.join("components"), root, &[hostile])?;
+    let redact = Plugin { directory: "examples/redact", package: "redact", output: "redact" };
+    components::build(&root.join("plugins"), root, &[redact])
+}
