@@ -19,22 +19,16 @@ pub fn find(name: &str) -> Option<PathBuf> {
     let found = places.into_iter().find(|path| path.exists());
     if found.is_none() {
         assert!(!is_ci(), "`{name}` is not installed in `{}`", dir.display());
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped: `{name}` is not installed in `{}`; `cargo xtask test` installs it where node and python3 are",
+        skip(&format!(
+            "`{name}` is not installed in `{}`; `cargo xtask test` installs it where node and python3 are",
             dir.display()
-        );
+        ));
     }
     found
 }
 
 /// Says that a test is skipped, and why.
-///
-/// # Panics
-///
-/// If `CI` is `true`: there, a skipped test is a failed one.
 pub fn skip(why: &str) {
-    assert!(!is_ci(), "cannot run: {why}");
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 

@@ -409,6 +409,25 @@ async fn progress_comes_before_the_result_it_belongs_to() {
 }
 
 #[tokio::test]
+async fn an_id_that_is_in_use_is_refused_and_its_first_call_goes_on() {
+    let ultra = Ultra::setup().upstream(&Fake::new("fake")).connect(json!({})).await;
+    let call = |ms| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":"twice","method":"tools/call","params":{{"name":"fake__slow","arguments":{{"ms":{ms}}}}}}}"#
+        )
+    };
+
+    ultra.send(call(500)).await;
+    ultra.send(call(0)).await;
+
+    assert_eq!(ultra.response("\"twice\"").await.error_code(), -32600);
+    assert_eq!(
+        ultra.response("\"twice\"").await.result()["structuredContent"],
+        json!({"slow": true})
+    );
+}
+
+#[tokio::test]
 async fn a_burst_of_changes_is_announced_once() {
     let ultra = Ultra::setup().upstream(&Fake::new("fake")).connect(json!({})).await;
     // The first listing after the start may be announced too.

@@ -130,6 +130,8 @@ enum End {
     Terminate,
     Interrupt,
     Kill,
+    /// As a terminal or a service manager does: everything in its process group.
+    KillGroup,
 }
 
 /// Ends a gateway whose upstreams behave as badly as they can, and looks for survivors.
@@ -156,7 +158,7 @@ async fn no_orphan_after(end: End) {
         .connect(json!({}))
         .await;
     let grandchildren = pids_in(&pids, 2).await;
-    let open = ultra.send_request("tools/call", json!({"name": "good__silent"})).await;
+    ultra.send_request("tools/call", json!({"name": "good__silent"})).await;
     ultra.request("ping", Value::Null).await.result();
     let known = ultra.processes();
     assert!(known.len() > fakes.len() + 1, "{known:?}");
@@ -170,6 +172,7 @@ async fn no_orphan_after(end: End) {
         End::Terminate => process::signal(ultra.pid(), Signal::TERM),
         End::Interrupt => process::signal(ultra.pid(), Signal::INT),
         End::Kill => process::signal(ultra.pid(), Signal::KILL),
+        End::KillGroup => process::kill_group(ultra.pid()),
     }
     let status = ultra.ended().await;
 
@@ -177,10 +180,9 @@ async fn no_orphan_after(end: End) {
         End::EndOfInput | End::Terminate | End::Interrupt => {
             assert_eq!(status.code(), Some(0), "{end:?}: {}", ultra.stderr());
         }
-        End::Kill => assert_eq!(status.code(), None),
+        End::Kill | End::KillGroup => assert_eq!(status.code(), None),
     }
     ultra.no_process_left(&known).await;
-    drop(open);
 }
 
 #[tokio::test]
@@ -201,6 +203,11 @@ async fn nothing_survives_sigint() {
 #[tokio::test]
 async fn nothing_survives_sigkill() {
     no_orphan_after(End::Kill).await;
+}
+
+#[tokio::test]
+async fn nothing_survives_sigkill_of_the_process_group() {
+    no_orphan_after(End::KillGroup).await;
 }
 
 #[tokio::test]
@@ -345,24 +352,20 @@ struct SmallDisk {
 impl SmallDisk {
     /// Returns the command that makes it and becomes the gateway; none where that is not allowed.
     fn wrap(&self, gateway: &Command) -> Option<Command> {
-        let mut wrapped = Command::new("unshare");
-        wrapped.args(["--mount", "--propagation", "private", "sh", "-c"]);
-        wrapped.arg(r#"mount -t tmpfs -o size=4m tmpfs "$0" && exec "$@""#).arg(&self.dir);
-        let probe =
-            Command::new(wrapped.get_program()).args(wrapped.get_args()).arg("true").output();
-        if !probe.is_ok_and(|output| output.status.success()) {
-            return None;
-        }
-        wrapped.arg(gateway.get_program()).args(gateway.get_args());
-        for (name, value) in gateway.get_envs() {
-            if let Some(value) = value {
-                wrapped.env(name, value);
+        // The second way needs no root, where user namespaces are allowed.
+        [["--mount"].as_slice(), &["--map-root-user", "--mount"]].iter().find_map(|how| {
+            let mut wrapped = Command::new("unshare");
+            wrapped.args(*how).args(["--propagation", "private", "sh", "-c"]);
+            wrapped.arg(r#"mount -t tmpfs -o size=4m tmpfs "$0" && exec "$@""#).arg(&self.dir);
+            let probe = Command::new("unshare").args(wrapped.get_args()).arg("true").output();
+            if !probe.is_ok_and(|output| output.status.success()) {
+                return None;
             }
-        }
-        if let Some(dir) = gateway.get_current_dir() {
-            wrapped.current_dir(dir);
-        }
-        Some(wrapped)
+            wrapped.arg(gateway.get_program()).args(gateway.get_args());
+            wrapped.envs(gateway.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            wrapped.current_dir(gateway.get_current_dir()?);
+            Some(wrapped)
+        })
     }
 
     /// Returns the path by which the disk is seen from outside.
@@ -382,7 +385,7 @@ async fn a_full_disk_withholds_results_and_nothing_is_lost_for_good() {
     let setup =
         setup.no_storage().yaml(&format!("storage: {storage}")).upstream(&Fake::new("fake"));
     let Some(command) = disk.wrap(&setup.start_command()) else {
-        return servers::skip("no mount namespace of one's own: the full-disk test needs root");
+        return servers::skip("the full-disk test: no mount namespace of one's own without root");
     };
     let ultra = setup.start_with(command);
     ultra.initialize(json!({})).await;

@@ -28,6 +28,7 @@ const FLEET_START_DELAY_MS: usize = 500;
 /// The gateway that came closest when we measured, and how it is installed.
 const RIVAL: &str = "mcp-proxy";
 const RIVAL_VERSION: &str = "0.6.0";
+const RIVAL_TITLE: &str = "mcp-proxy 0.6.0 (HTTP)";
 const RIVAL_PORT: u16 = 39471;
 
 /// Plugins that are embedded.
@@ -45,6 +46,18 @@ struct Route {
     tool: &'static str,
     command: Command,
     url: Option<String>,
+    /// Whether it tells how many commits there were.
+    commits: bool,
+}
+
+impl Route {
+    fn new(title: &'static str, command: Command) -> Self {
+        Self { title, tool: "fake__echo", command, url: None, commits: false }
+    }
+
+    fn by_http(self) -> Self {
+        Self { url: Some(rival_url()), ..self }
+    }
 }
 
 /// A command with its environment.
@@ -116,7 +129,7 @@ impl Bench {
     fn calls(&self, report: &mut String, rival: bool) -> anyhow::Result<()> {
         report.push_str(
             "\n### `tools/call`, 1 KiB, one stdio upstream\n\n\
-             | Route | callers | p50 µs | p99 µs | calls/s | CPU µs a call | RSS MiB |\n|---|--:|--:|--:|--:|--:|--:|\n",
+             | Route | callers | p50 µs | p99 µs | calls/s | CPU µs a call | calls a commit | RSS MiB |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
         );
         for route in self.call_routes(rival)? {
             for callers in CALLERS {
@@ -128,16 +141,20 @@ impl Bench {
                     args.extend(["--callers".to_owned(), callers.to_string()]);
                     args.extend(["--calls".to_owned(), calls.to_string()]);
                     args.extend(["--tool".to_owned(), route.tool.to_owned()]);
+                    if route.commits {
+                        args.extend(["--status".to_owned(), "ultra_status".to_owned()]);
+                    }
                     rounds.push(self.measure(&args, &route)?);
                 }
                 writeln!(
                     report,
-                    "| {} | {callers} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} |",
+                    "| {} | {callers} | {:.0} | {:.0} | {:.0} | {:.1} | {} | {:.1} |",
                     route.title,
                     lowest(&rounds, "p50_us"),
                     lowest(&rounds, "p99_us"),
                     highest(&rounds, "calls_per_s"),
                     lowest(&rounds, "cpu_us_per_call"),
+                    per_commit(highest(&rounds, "calls_per_commit")),
                     lowest(&rounds, "rss_mib"),
                 )?;
             }
@@ -149,30 +166,25 @@ impl Bench {
         let fake = self.program("fake-upstream");
         let upstream = self.upstream("fake", &[]);
         let none = format!("plugins:\n  disabled: [{}]\n", PLUGINS.join(", "));
-        let mut routes =
-            vec![Route { title: "direct", tool: "echo", command: Command::of(fake), url: None }];
-        let ultra = [
-            ("Ultra, empty pipeline", "empty", none.as_str(), "  backend: memory\n".to_owned()),
-            ("Ultra, four components, memory", "memory", "", "  backend: memory\n".to_owned()),
-            ("Ultra, four components, SQLite, durable audit", "sqlite", "", self.sqlite("sqlite")),
+        let direct = Route { tool: "echo", ..Route::new("direct", Command::of(fake)) };
+        let empty = format!("{none}{upstream}storage:\n  backend: memory\n");
+        let memory = format!("{upstream}storage:\n  backend: memory\n");
+        let sqlite = format!("{upstream}storage:\n{}", self.sqlite("sqlite"));
+        let mut routes = vec![
+            direct,
+            Route::new("Ultra, empty pipeline", self.ultra("empty", &empty)?),
+            Route::new("Ultra, four components, memory", self.ultra("memory", &memory)?),
+            Route {
+                commits: true,
+                ..Route::new(
+                    "Ultra, four components, SQLite, durable audit",
+                    self.ultra("sqlite", &sqlite)?,
+                )
+            },
         ];
-        for (title, name, plugins, storage) in ultra {
-            let config = format!("{plugins}{upstream}storage:\n{storage}");
-            routes.push(Route {
-                title,
-                tool: "fake__echo",
-                command: self.ultra(name, &config)?,
-                url: None,
-            });
-        }
         if rival {
-            let backend = self.rival_backend("fake", &[]);
-            routes.push(Route {
-                title: "mcp-proxy 0.6.0 (HTTP)",
-                tool: "fake__echo",
-                command: self.rival("calls", &backend)?,
-                url: Some(rival_url()),
-            });
+            let command = self.rival("calls", &self.rival_backend("fake", &[]))?;
+            routes.push(Route::new(RIVAL_TITLE, command).by_http());
         }
         Ok(routes)
     }
@@ -184,12 +196,7 @@ impl Bench {
              | Route | code cache | min ms | p50 ms | max ms | RSS MiB |\n|---|---|--:|--:|--:|--:|\n",
         );
         let config = format!("{}storage:\n{}", self.upstream("fake", &[]), self.sqlite("launch"));
-        let route = Route {
-            title: "Ultra, four components",
-            tool: "",
-            command: self.ultra("launch", &config)?,
-            url: None,
-        };
+        let route = Route::new("Ultra, four components", self.ultra("launch", &config)?);
         let cache = self.dir.join("launch/cache");
         let cold = ["--runs".to_owned(), "10".to_owned(), "--clear".to_owned(), text(&cache)];
         let warm = ["--runs".to_owned(), "40".to_owned()];
@@ -237,24 +244,13 @@ impl Bench {
         let command = self.ultra("fleet", &config)?;
         // The first run fills the catalogue that the second one remembers.
         let mut routes = vec![
-            Route {
-                title: "Ultra, first start ever",
-                tool: "",
-                command: command.clone(),
-                url: None,
-            },
-            Route { title: "Ultra, from the remembered catalogue", tool: "", command, url: None },
+            Route::new("Ultra, first start ever", command.clone()),
+            Route::new("Ultra, from the remembered catalogue", command),
         ];
         if rival {
             let backends: String =
                 names.iter().map(|name| self.rival_backend(name, &args)).collect();
-            let command = self.rival("fleet", &backends)?;
-            routes.push(Route {
-                title: "mcp-proxy 0.6.0 (HTTP)",
-                tool: "",
-                command,
-                url: Some(rival_url()),
-            });
+            routes.push(Route::new(RIVAL_TITLE, self.rival("fleet", &backends)?).by_http());
         }
         for route in routes {
             say(&format!("fleet, {}", route.title));
@@ -391,6 +387,11 @@ fn lowest(rounds: &[Figures], name: &str) -> f64 {
 
 fn highest(rounds: &[Figures], name: &str) -> f64 {
     rounds.iter().map(|figures| figure(figures, name)).fold(0.0, f64::max)
+}
+
+/// A route without durable records has no commits to show.
+fn per_commit(calls: f64) -> String {
+    if calls > 0.0 { format!("{calls:.1}") } else { "–".to_owned() }
 }
 
 fn text(path: &Path) -> String {

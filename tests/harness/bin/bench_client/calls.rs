@@ -4,12 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::lines::{is_error, response_id};
+use crate::lines::{is_error, number_after, response_id};
 use crate::target::Process;
 use crate::{Calls, PATIENCE, Report, percentile};
 
 /// Requests and answers in flight must fit the two pipes, 64 KiB each, or both sides could wait to write.
 const IN_FLIGHT_BYTES_MAX: usize = 120 * 1024;
+
+/// Ids that no call gets.
+const STATUS_BEFORE: usize = 1 << 40;
+const STATUS_AFTER: usize = STATUS_BEFORE + 1;
 
 /// The callers of one session.
 struct Callers {
@@ -113,13 +117,35 @@ pub(crate) fn run(args: &Calls) -> anyhow::Result<Report> {
 
     let mut callers = Callers::new(args, &args.tool);
     callers.run(&mut process, args.warm_up, PATIENCE)?;
+    let commits = commits(&mut process, args, STATUS_BEFORE)?;
     let cpu = process.cpu()?;
     let elapsed = callers.run(&mut process, args.calls, Duration::from_secs(args.seconds))?;
     let cpu = process.cpu()? - cpu;
     let rss = process.rss_mib()?;
+    let commits = commits_since(commits, self::commits(&mut process, args, STATUS_AFTER)?);
     process.finish()?;
 
-    Ok(report(callers.latencies, elapsed, cpu, rss))
+    let calls = callers.latencies.len() as f64;
+    let mut report = report(callers.latencies, elapsed, cpu, rss);
+    if let Some(commits) = commits {
+        report.push(("calls_per_commit", calls / commits));
+    }
+    Ok(report)
+}
+
+/// Returns how many commits the server counts, if it was said how to ask.
+fn commits(process: &mut Process, args: &Calls, id: usize) -> anyhow::Result<Option<usize>> {
+    let Some(tool) = &args.status else { return Ok(None) };
+    let call = format!(
+        r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"{tool}"}}}}"#
+    );
+    process.write(format!("{call}\n").as_bytes())?;
+    Ok(number_after(&process.wait_for(id)?, b"\"commits\":"))
+}
+
+fn commits_since(before: Option<usize>, after: Option<usize>) -> Option<f64> {
+    let count = after?.checked_sub(before?)?;
+    (count > 0).then_some(count as f64)
 }
 
 /// Returns the figures of a run.

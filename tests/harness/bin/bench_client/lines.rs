@@ -45,7 +45,8 @@ pub(crate) fn response_id(line: &[u8]) -> Option<usize> {
     number_after(head, b"\"id\":").or_else(|| number_after(tail, b"\"id\":"))
 }
 
-fn number_after(text: &[u8], name: &[u8]) -> Option<usize> {
+/// Returns the number that follows `name`, as in `"id":5`.
+pub(crate) fn number_after(text: &[u8], name: &[u8]) -> Option<usize> {
     let start = memmem::find(text, name)? + name.len();
     let digits = text[start..].iter().take_while(|byte| byte.is_ascii_digit());
     let number = digits

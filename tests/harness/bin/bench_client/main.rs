@@ -55,6 +55,9 @@ struct Calls {
     /// Tool to call
     #[arg(long)]
     tool: String,
+    /// Tool whose result says how many `commits` there were; adds the calls of each to the figures
+    #[arg(long)]
+    status: Option<String>,
     /// Call by HTTP at this URL; the command still is started, and is what is measured
     #[arg(long)]
     url: Option<String>,
