@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::{Json, process};
@@ -153,6 +154,8 @@ pub struct Session {
     child: Child,
     pid: u32,
     shared: Arc<Shared>,
+    /// Gathers stderr until it ends.
+    stderr: Option<JoinHandle<()>>,
     next_id: AtomicU64,
 }
 
@@ -181,7 +184,7 @@ impl Session {
         if let Some(stdout) = child.stdout.take() {
             tokio::spawn(read(stdout, Arc::clone(&shared)));
         }
-        if let Some(mut stderr) = child.stderr.take() {
+        let stderr = child.stderr.take().map(|mut stderr| {
             let shared = Arc::clone(&shared);
             tokio::spawn(async move {
                 let mut chunk = vec![0; 16 * 1024];
@@ -191,10 +194,10 @@ impl Session {
                     let excess = inbox.stderr.len().saturating_sub(STDERR_BYTES_MAX);
                     inbox.stderr.drain(..excess);
                 }
-            });
-        }
+            })
+        });
         // Not 1: an id that only fits by luck shall not pass.
-        Self { child, pid, shared, next_id: AtomicU64::new(1000) }
+        Self { child, pid, shared, stderr, next_id: AtomicU64::new(1000) }
     }
 
     /// Returns the process id of the server.
@@ -420,7 +423,13 @@ impl Session {
     /// If it does not within [`PATIENCE`].
     pub async fn ended(&mut self) -> ExitStatus {
         match tokio::time::timeout(PATIENCE, self.child.wait()).await {
-            Ok(Ok(status)) => status,
+            Ok(Ok(status)) => {
+                // What it wrote last may still be on its way; a child of it may hold the pipe open.
+                if let Some(stderr) = self.stderr.take() {
+                    let _ = tokio::time::timeout(Duration::from_secs(2), stderr).await;
+                }
+                status
+            }
             Ok(Err(error)) => self.fail(&format!("cannot wait for the server: {error}")),
             Err(_) => self.fail(&format!("waited {PATIENCE:?} for the server to end")),
         }

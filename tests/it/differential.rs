@@ -136,7 +136,12 @@ async fn what_the_client_hears_is_equal_member_by_member() {
         // A list that was merged is a new object: its items are the upstream's, its other members are not.
         differences.retain(|line| !(is_list(&direct) && line.starts_with("$.result.x-unknown")));
         differences.retain(|line| !(is_list(&direct) && line.contains(" members became ")));
-        assert_eq!(differences, Vec::<String>::new(), "\n direct {direct}\nthrough {}", through.raw);
+        assert_eq!(
+            differences,
+            Vec::<String>::new(),
+            "\n direct {direct}\nthrough {}",
+            through.raw
+        );
     }
 }
 

@@ -126,7 +126,7 @@ async fn subscriptions_and_levels_outlive_a_restart_of_the_upstream() {
 /// How a gateway may come to its end.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    EndOfInput,
+    Eof,
     Terminate,
     Interrupt,
     Kill,
@@ -168,7 +168,7 @@ async fn no_orphan_after(end: End) {
     );
 
     match end {
-        End::EndOfInput => ultra.close_input().await,
+        End::Eof => ultra.close_input().await,
         End::Terminate => process::signal(ultra.pid(), Signal::TERM),
         End::Interrupt => process::signal(ultra.pid(), Signal::INT),
         End::Kill => process::signal(ultra.pid(), Signal::KILL),
@@ -177,7 +177,7 @@ async fn no_orphan_after(end: End) {
     let status = ultra.ended().await;
 
     match end {
-        End::EndOfInput | End::Terminate | End::Interrupt => {
+        End::Eof | End::Terminate | End::Interrupt => {
             assert_eq!(status.code(), Some(0), "{end:?}: {}", ultra.stderr());
         }
         End::Kill | End::KillGroup => assert_eq!(status.code(), None),
@@ -187,7 +187,7 @@ async fn no_orphan_after(end: End) {
 
 #[tokio::test]
 async fn nothing_survives_the_end_of_input() {
-    no_orphan_after(End::EndOfInput).await;
+    no_orphan_after(End::Eof).await;
 }
 
 #[tokio::test]

@@ -9,5 +9,5 @@ wasmtime::component::bindgen!({
     with: { "ultra:plugin/types.exchange": super::imports::Lent },
 });
 
-pub use exports::ultra::plugin::interceptor::Verdict;
 pub use self::ultra::plugin::*;
+pub use exports::ultra::plugin::interceptor::Verdict;

@@ -201,7 +201,6 @@ fn ignore_sigterm() -> anyhow::Result<(tokio::runtime::Runtime, tokio::signal::u
     Ok((runtime, signal))
 }
 
-#[expect(clippy::zombie_processes, reason = "the grandchild shall outlive this process")]
 fn spawn_grandchild(options: &Options) -> anyhow::Result<()> {
     let child = Command::new(std::env::current_exe()?)
         .arg("--sleeper")
