@@ -45,7 +45,8 @@ pub fn status(aggregator: &Aggregator, stages: &[Arc<str>]) -> Bytes {
         "upstreams": upstreams,
         "interceptors": stages.iter().map(|id| id.as_ref()).collect::<Vec<_>>(),
         "store": {
-            "queued": health.queued, "written": health.written, "dropped": health.dropped, "error": health.error,
+            "queued": health.queued, "written": health.written, "commits": health.commits, "dropped": health.dropped,
+            "error": health.error,
         },
     });
     let text = serde_json::to_string_pretty(&status).unwrap_or_default();
