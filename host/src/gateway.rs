@@ -52,6 +52,9 @@ impl Gateway {
         if exchange.outcome.is_none() {
             let open = call.open;
             let outcome = tokio::select! {
+                // First: a call that is withdrawn loses its answer too, and that is not the upstream's fault.
+                biased;
+                () = open.cancelled() => Outcome::Failed(CallError::Cancelled),
                 answered = answer_of(call, &pipeline, &exchange) => match answered {
                     Ok((outcome, message)) => {
                         answer = message;
@@ -59,7 +62,6 @@ impl Gateway {
                     }
                     Err(error) => Outcome::Failed(error),
                 },
-                () = open.cancelled() => Outcome::Failed(CallError::Cancelled),
             };
             exchange.outcome = Some(outcome);
         }
