@@ -8,7 +8,7 @@ mod template;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use ultra_store::Store;
 
 pub use catalog::{Catalog, merge};
 
+use crate::lock;
 use crate::mcp::{Message, json};
 use crate::pipeline::{CallError, Outcome};
 use crate::upstream::{
@@ -479,9 +480,4 @@ fn text(params: &[u8], path: &[&str]) -> Result<(Range<usize>, String), CallErro
     found.ok_or_else(|| CallError::InvalidParams {
         reason: format!("expected a string `{}`", path.join(".")),
     })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind each of these is whole between any two statements.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use ultra_store::{Redactor, Store};
 use super::reply;
 use crate::aggregator::{Aggregator, Target, builtin, merge};
 use crate::gateway::{Call, Gateway};
+use crate::lock;
 use crate::mcp::{self, Kind, Message, MessageError, Revision, json};
 use crate::pipeline::{CallError, Caller, Exchange, Operation, Outcome, SpanContext};
 use crate::rush::Rush;
@@ -652,9 +653,4 @@ fn send_if_ready(upstream: &Arc<Upstream>, message: &Message) {
 
 fn number(raw: &[u8]) -> Option<u64> {
     std::str::from_utf8(raw).ok()?.parse().ok()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind each of these is whole between any two statements.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

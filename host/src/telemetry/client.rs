@@ -369,15 +369,9 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
-/// Joins an error and its causes.
+/// Joins an error and its causes, in brief.
 fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    brief(&text)
+    brief(&crate::chain(error))
 }
 
 /// Returns what of somebody else's message is worth a log line.

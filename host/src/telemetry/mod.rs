@@ -14,7 +14,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -24,6 +24,7 @@ use tracing::error;
 use ultra_store::{MetricDelta, Redactor, Trace};
 
 use crate::config::Observability;
+use crate::lock;
 use crate::wasm::SpanSink;
 use client::{Client, Endpoint};
 use meters::Meters;
@@ -306,9 +307,4 @@ impl Shared {
         // A tenth less than `shutdown` waits, so that it sees the worker end.
         *self.deadline.get_or_init(|| Instant::now() + self.timing.flush_limit.mul_f32(0.9))
     }
-}
-
-/// Locks, also after a panic elsewhere: every state these mutexes can be left in is a valid one.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
