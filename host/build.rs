@@ -9,7 +9,11 @@ use std::path::Path;
 
 use components::Plugin;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
+    components::report(build());
+}
+
+fn build() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build/components.rs");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -8,7 +8,11 @@ use std::path::Path;
 
 use components::Plugin;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
+    components::report(build());
+}
+
+fn build() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=../host/build/components.rs");
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));

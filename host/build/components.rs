@@ -24,6 +24,14 @@ pub(crate) struct Plugin<'a> {
     pub(crate) output: &'a str,
 }
 
+/// Ends a build script: what failed is told by cargo, as it was worded.
+pub(crate) fn report(result: Result<(), Box<dyn Error>>) {
+    let Err(error) = result else { return };
+    for line in error.to_string().lines() {
+        println!("cargo::error={line}");
+    }
+}
+
 /// Builds plugins of one workspace to `<output>.wasm` in `OUT_DIR`, and tells cargo what they are made of.
 pub(crate) fn build(
     workspace: &Path,
