@@ -1,7 +1,7 @@
 //! From a Rust type to the exports of a component.
 
 use crate::bindings::ultra::plugin::types::{Exchange, Head, Verdict};
-use crate::{Call, bindings};
+use crate::{Call, Phases, bindings};
 
 /// What becomes of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,13 @@ pub trait Interceptor: Sized + 'static {
     ///
     /// The settings make no sense. The gateway then refuses the plugin and shows this text.
     fn start(settings: &str) -> Result<Self, String>;
+
+    /// Returns the phases in which there is something to do with these settings.
+    ///
+    /// Naming only those spares each call a third of a microsecond.
+    fn phases(&self) -> Phases {
+        Phases::all()
+    }
 
     /// Meets a call before the upstream sees it.
     fn before(&self, call: &Call<'_>) -> Flow {
@@ -91,10 +98,12 @@ macro_rules! plugin {
             struct Exported;
 
             impl lifecycle::Guest for Exported {
-                fn start(settings: ::std::string::String) -> ::std::result::Result<(), ::std::string::String> {
+                fn start(settings: ::std::string::String) -> ::std::result::Result<$crate::Phases, ::std::string::String> {
                     $prepare;
                     let plugin = <$plugin as $crate::Interceptor>::start(&settings)?;
-                    PLUGIN.with(|slot| slot.set(plugin)).map_err(|_| "started twice".into())
+                    let phases = $crate::Interceptor::phases(&plugin);
+                    PLUGIN.with(|slot| slot.set(plugin)).map_err(|_| "started twice")?;
+                    Ok(phases)
                 }
             }
 

@@ -43,6 +43,7 @@ mod call;
 pub mod export;
 mod settings;
 
+pub use bindings::exports::ultra::plugin::lifecycle::Phases;
 pub use bindings::ultra::plugin::types::{Field, Operation, Value};
 pub use bindings::ultra::plugin::{audit, clock, log, metrics, state, trace};
 pub use call::Call;

@@ -193,6 +193,14 @@ fn large_memory_is_given_back() {
     }
 }
 
+/// The deed is one the component does not know: it would panic.
+#[test]
+fn a_phase_the_plugin_does_not_want_is_not_met() {
+    let loaded = before("unsubscribed");
+
+    plugin(&loaded).before_request(call()).1.unwrap();
+}
+
 #[test]
 fn shared_memory_and_log_lines_are_bounded() {
     for deed in ["hoard-state", "chatter"] {

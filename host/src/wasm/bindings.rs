@@ -11,3 +11,4 @@ wasmtime::component::bindgen!({
 
 pub use self::ultra::plugin::*;
 pub use exports::ultra::plugin::interceptor::Verdict;
+pub use exports::ultra::plugin::lifecycle::Phases;

@@ -8,7 +8,7 @@ use ultra_store::MetricDelta;
 use wasmtime::component::{Component, Resource};
 use wasmtime::{Store, Trap};
 
-use super::bindings::{Plugin, PluginPre, Verdict};
+use super::bindings::{Phases, Plugin, PluginPre, Verdict};
 use super::health::{Health, Leave, Record};
 use super::imports::{Decision, Fault, Guest, Phase, Shared, head};
 use super::limits::{
@@ -40,6 +40,8 @@ pub struct WasmInterceptor {
     runtime: Arc<Runtime>,
     component: PluginPre<Guest>,
     settings: String,
+    /// The phases in which its first instance wanted to be called.
+    wanted: Phases,
     shared: Arc<Shared>,
     // Last in, first out: the instance used last is the one in the processor's cache. Held to push and
     // pop only, never over a call into a plugin.
@@ -82,16 +84,18 @@ impl WasmInterceptor {
         let idle_max = thread::available_parallelism().map_or(1, usize::from).min(IDLE_MAX);
         let settings = spec.settings;
         let idle = Mutex::new(Vec::with_capacity(idle_max));
-        let new = Self {
+        let mut new = Self {
             runtime,
             component,
             settings,
+            wanted: Phases::empty(),
             shared,
             idle,
             idle_max,
             record: Record::default(),
         };
-        let instance = new.start().map_err(ComponentError::Start)?;
+        let (instance, wanted) = new.start().map_err(ComponentError::Start)?;
+        new.wanted = wanted;
         new.put_back(instance);
         Ok(new)
     }
@@ -112,7 +116,7 @@ impl WasmInterceptor {
     }
 
     /// Makes an instance and starts it.
-    fn start(&self) -> Result<Instance, StageError> {
+    fn start(&self) -> Result<(Instance, Phases), StageError> {
         let failed = |reason: String| StageError::Start { reason };
         let mut store = Store::new(&self.runtime.engine, Guest::new(Arc::clone(&self.shared)));
         store.limiter(|guest| &mut guest.memory);
@@ -125,7 +129,7 @@ impl WasmInterceptor {
             self.component.instantiate(&mut store).map_err(|error| failed(format!("{error:#}")))?;
         let started = plugin.ultra_plugin_lifecycle().call_start(&mut store, &self.settings);
         match started {
-            Ok(Ok(())) => Ok(Instance { store, plugin }),
+            Ok(Ok(phases)) => Ok((Instance { store, plugin }, phases)),
             Ok(Err(reason)) => Err(failed(reason.chars().take(1000).collect())),
             Err(error) => Err(failed(failure(&error, store.data(), START_TIME_MAX).to_string())),
         }
@@ -137,6 +141,13 @@ impl WasmInterceptor {
         exchange: Box<Exchange>,
         phase: Phase,
     ) -> (Box<Exchange>, Result<Option<Decision>, StageError>) {
+        let wanted = match phase {
+            Phase::Start | Phase::Request => Phases::REQUEST,
+            Phase::Response => Phases::RESPONSE,
+        };
+        if !self.wanted.contains(wanted) {
+            return (exchange, Ok(None));
+        }
         let (mut instance, leave) = match self.check_out() {
             Ok(checked_out) => checked_out,
             Err(error) => return (exchange, Err(error)),
@@ -160,7 +171,7 @@ impl WasmInterceptor {
     fn check_out(&self) -> Result<(Instance, Leave), StageError> {
         let leave = self.record.leave()?;
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match idle.map_or_else(|| self.start(), Ok) {
+        match idle.map_or_else(|| self.start().map(|(instance, _)| instance), Ok) {
             Ok(instance) => Ok((instance, leave)),
             Err(error) => {
                 self.note_failure(&error);

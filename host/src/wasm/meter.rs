@@ -33,6 +33,8 @@ struct Inner {
     instruments: Vec<Instrument>,
     rows: Vec<Row>,
     by_key: HashMap<Key, usize>,
+    /// The row that was needed last.
+    last: usize,
     /// Times the rows were drained: a [`Place`] of an earlier time is worth nothing.
     drained: u64,
 }
@@ -50,6 +52,19 @@ struct Key {
     operation: Operation,
     upstream: Option<Arc<str>>,
     name: Option<Arc<str>>,
+}
+
+impl Key {
+    /// Returns whether an exchange certainly goes to this row; it may, even if not.
+    fn is_of(&self, exchange: &Exchange) -> bool {
+        let same = |a: &Option<Arc<str>>, b: &Option<Arc<str>>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, _) | (_, None) => false,
+        };
+        self.operation == exchange.operation
+            && same(&self.upstream, &exchange.upstream)
+            && same(&self.name, &exchange.name)
+    }
 }
 
 struct Row {
@@ -204,6 +219,17 @@ impl Inner {
     }
 
     fn row(&mut self, exchange: &Exchange) -> usize {
+        // Calls of one tool come in runs, and its names are shared: no need to read them.
+        if let Some(row) = self.rows.get(self.last)
+            && row.key.is_of(exchange)
+        {
+            return self.last;
+        }
+        self.last = self.look_up(exchange);
+        self.last
+    }
+
+    fn look_up(&mut self, exchange: &Exchange) -> usize {
         // A name that no upstream has is the client's text: it must not make rows.
         let name = exchange.name.clone().filter(|_| exchange.upstream.is_some());
         let mut key =

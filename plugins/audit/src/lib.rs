@@ -3,7 +3,7 @@
 //! The gateway adds who, what, when and why, and lets the outcome go only when the event is durable.
 
 use ultra_plugin::audit::{self, Outcome, Severity};
-use ultra_plugin::{Call, Flow, Interceptor, Operation, Settings, plugin};
+use ultra_plugin::{Call, Flow, Interceptor, Operation, Phases, Settings, plugin};
 
 const OPERATIONS: [Operation; 7] = [
     Operation::ToolCall,
@@ -31,6 +31,10 @@ impl Interceptor for Audit {
             })?] = true;
         }
         Ok(Self { audited })
+    }
+
+    fn phases(&self) -> Phases {
+        Phases::RESPONSE
     }
 
     fn after(&self, call: &Call<'_>) -> Flow {

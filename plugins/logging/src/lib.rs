@@ -3,7 +3,7 @@
 //! The gateway words the lines, because it knows who, what and how long, and never tells a payload.
 
 use ultra_plugin::log::{self, Level};
-use ultra_plugin::{Call, Flow, Interceptor, Settings, plugin};
+use ultra_plugin::{Call, Flow, Interceptor, Phases, Settings, plugin};
 
 /// The interceptor, and at which level it says what. None: not at all.
 #[derive(Debug)]
@@ -25,6 +25,13 @@ impl Interceptor for Logging {
         })
     }
 
+    fn phases(&self) -> Phases {
+        let mut phases = Phases::empty();
+        phases.set(Phases::REQUEST, self.request.is_some());
+        phases.set(Phases::RESPONSE, self.response.is_some() || self.error.is_some());
+        phases
+    }
+
     fn before(&self, _call: &Call<'_>) -> Flow {
         say(self.request);
         Flow::Next
@@ -43,9 +50,8 @@ impl Logging {
 }
 
 fn say(at: Option<Level>) {
-    if let Some(level) = at
-        && log::enabled(level)
-    {
+    if let Some(level) = at {
+        // Not asking `log::enabled` first: the gateway asks itself, and there is nothing to word here.
         log::call(level);
     }
 }
@@ -76,6 +82,20 @@ mod tests {
         assert_eq!(logging.request, Some(Level::Debug));
         assert_eq!(logging.level_of(false), None);
         assert_eq!(logging.level_of(true), Some(Level::Warn));
+    }
+
+    #[test]
+    fn a_phase_without_lines_is_not_met() {
+        let phases = |request: &str, response: &str, error: &str| {
+            let json = format!(
+                r#"{{"request_level":"{request}","response_level":"{response}","error_level":"{error}"}}"#
+            );
+            Logging::start(&json).unwrap().phases()
+        };
+
+        assert_eq!(phases("info", "info", "warn"), Phases::all());
+        assert_eq!(phases("off", "off", "warn"), Phases::RESPONSE);
+        assert_eq!(phases("info", "off", "off"), Phases::REQUEST);
     }
 
     #[test]

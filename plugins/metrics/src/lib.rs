@@ -3,7 +3,7 @@
 //! The gateway adds operation, upstream and name to each figure.
 
 use ultra_plugin::metrics::{self, Instrument};
-use ultra_plugin::{Call, Flow, Interceptor, Settings, plugin};
+use ultra_plugin::{Call, Flow, Interceptor, Phases, Settings, plugin};
 
 /// Seconds. Those of the OpenTelemetry MCP conventions from 10 ms on; below, what local servers need.
 const DURATION_BOUNDS: [f64; 21] = [
@@ -43,6 +43,11 @@ impl Interceptor for Metrics {
                 response: metrics::histogram("mcp.response.bytes", "By", &BYTES_BOUNDS),
             }),
         })
+    }
+
+    fn phases(&self) -> Phases {
+        // Only sizes of requests are not known in the other phase.
+        if self.bytes.is_some() { Phases::all() } else { Phases::RESPONSE }
     }
 
     fn before(&self, call: &Call<'_>) -> Flow {

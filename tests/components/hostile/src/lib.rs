@@ -10,7 +10,7 @@ use std::hint::black_box;
 
 use ultra_plugin::bindings::exports::ultra::plugin::{interceptor, lifecycle};
 use ultra_plugin::bindings::ultra::plugin::types::{Exchange, Head, Verdict};
-use ultra_plugin::{Settings, log, metrics, state};
+use ultra_plugin::{Phases, Settings, log, metrics, state};
 
 thread_local! {
     static DEEDS: OnceCell<(String, String)> = const { OnceCell::new() };
@@ -19,7 +19,7 @@ thread_local! {
 struct Hostile;
 
 impl lifecycle::Guest for Hostile {
-    fn start(settings: String) -> Result<(), String> {
+    fn start(settings: String) -> Result<Phases, String> {
         ultra_plugin::export::report_panics();
         let settings = Settings::parse(&settings)?;
         let deeds = (settings.text("before")?.to_owned(), settings.text("after")?.to_owned());
@@ -35,7 +35,12 @@ impl lifecycle::Guest for Hostile {
             }
             other => return Err(format!("no such deed: {other}")),
         }
-        DEEDS.with(|slot| slot.set(deeds)).map_err(|_| "started twice".into())
+        let phases = match deeds.0.as_str() {
+            "unsubscribed" => Phases::RESPONSE,
+            _ => Phases::all(),
+        };
+        DEEDS.with(|slot| slot.set(deeds)).map_err(|_| "started twice")?;
+        Ok(phases)
     }
 }
 
