@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod downstream;
 pub mod gateway;
+pub mod log;
 pub mod mcp;
 pub mod pipeline;
 pub mod plugins;

@@ -35,7 +35,7 @@ fn load(id: &str, component: &[u8], word: PluginOverride) -> Result<Loaded, Plug
         overrides: [(id.to_owned(), word)].into(),
         ..Default::default()
     };
-    let outlets = Outlets { store: Arc::new(MemoryStore::default()), spans: None };
+    let outlets = Outlets { store: Arc::new(MemoryStore::default()), spans: None, log: None };
     plugins::plan(&config, None)?.load(&Runtime::new(None).unwrap(), &outlets)
 }
 

@@ -4,7 +4,6 @@ mod audit;
 mod config;
 mod demo;
 mod error;
-mod log;
 mod metrics;
 mod output;
 mod plugins;

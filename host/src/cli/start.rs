@@ -1,5 +1,6 @@
 //! `ultra start`.
 
+use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,8 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use ultra_store::{MemoryOptions, MemoryStore, Redactor, SqliteOptions, SqliteStore, Store};
 
-use super::{CliError, CliResult, log};
-use crate::audit;
+use super::{CliError, CliResult};
 use crate::config::{Backend, Config, Endpoint, Environment};
 use crate::downstream::{Setup, stdio};
 use crate::gateway::Gateway;
@@ -19,6 +19,7 @@ use crate::plugins::{self, Plugins};
 use crate::telemetry::{self, Exporter};
 use crate::upstream::{Guard, Program};
 use crate::wasm::{CachePlace, Outlets, Runtime, SpanSink};
+use crate::{audit, log};
 
 /// Measurements are handed to the store this often, while there are some.
 const METRICS_PERIOD: Duration = Duration::from_secs(5);
@@ -42,7 +43,8 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args, mut config: Config, environment: &Environment) -> CliResult {
     config.plugins.allow_refused |= args.allow_refused_plugins;
-    let log = log::start(config.server.log_level, environment);
+    let ansi = stderr().is_terminal() && environment.get("NO_COLOR").is_none();
+    let log = log::start(config.server.log_level, ansi, stderr());
     for warning in &config.warnings {
         tracing::warn!("config: {warning}");
     }
@@ -65,6 +67,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     let outlets = Outlets {
         store: Arc::clone(&store),
         spans: exporter.clone().map(|exporter| exporter as Arc<dyn SpanSink>),
+        log: Some(Arc::new(log.clone())),
     };
     let place = cache_place(&config, environment);
     let loader = {

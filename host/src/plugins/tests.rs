@@ -65,7 +65,7 @@ fn refusals_in(directory: &Path) -> String {
 }
 
 fn outlets(store: &Arc<MemoryStore>) -> Outlets {
-    Outlets { store: Arc::clone(store) as _, spans: None }
+    Outlets { store: Arc::clone(store) as _, spans: None, log: None }
 }
 
 fn load(plan: Plan, store: &Arc<MemoryStore>) -> Result<Loaded, PluginsError> {

@@ -11,6 +11,7 @@ use ultra_store::{FieldValue, Record};
 use wasmtime::component::Resource;
 
 use super::bindings::{audit, clock, fault, log, metrics, state, trace, types};
+use super::call_line::CallLine;
 use super::grant::{Capability, Grants};
 use super::limits::{FIELDS_MAX, HOST_CALLS_MAX, LOG_LINES_MAX, MemoryLimit, TEXT_BYTES_MAX};
 use super::meter::{Meter, Place};
@@ -263,7 +264,11 @@ impl log::Host for Guest {
     fn call(&mut self, at: log::Level) -> Result<()> {
         self.call()?;
         if let (Some(exchange), true) = (&self.exchange, report::enabled(at)) {
-            report::call(&self.shared.id, at, exchange, self.elapsed);
+            let line = CallLine::new(&self.shared.id, at, exchange, self.elapsed);
+            match &self.shared.outlets.log {
+                Some(log) => log.push(line),
+                None => line.write(),
+            }
         }
         Ok(())
     }

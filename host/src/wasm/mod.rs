@@ -4,6 +4,7 @@
 
 mod bindings;
 mod cache;
+mod call_line;
 mod edit;
 mod epoch;
 mod grant;
@@ -30,6 +31,7 @@ use cache::{Cache, CacheError};
 use epoch::Ticker;
 use imports::Guest;
 
+pub use call_line::{CallLine, CallLog};
 pub use grant::{Capability, Grants};
 pub use health::Health;
 pub use interceptor::{Spec, WasmInterceptor};
@@ -51,6 +53,8 @@ pub struct Outlets {
     pub store: Arc<dyn Store>,
     /// Also exports spans.
     pub spans: Option<Arc<dyn SpanSink>>,
+    /// Takes the log's lines about calls. Without it they are written at once.
+    pub log: Option<Arc<dyn CallLog>>,
 }
 
 /// Where compiled components are kept.

@@ -1,6 +1,6 @@
-//! What is written down about a call at a plugin's word: trace record, audit event, log line.
+//! What is written down at a plugin's word: trace record, audit event, log line in its own words.
 //!
-//! Log lines never tell payloads. Records share the call's bytes; they are redacted when they are stored.
+//! Records share the call's bytes; they are redacted when they are stored.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ macro_rules! event {
         }
     };
 }
+pub(super) use event;
 
 /// Returns whether lines of this level are written.
 pub(super) fn enabled(at: log::Level) -> bool {
@@ -45,62 +46,6 @@ pub(super) fn enabled(at: log::Level) -> bool {
 pub(super) fn line(plugin: &str, at: log::Level, text: &str) {
     let text = text.replace(char::is_control, " ");
     event!(at, plugin.id = plugin, "{text}");
-}
-
-/// Writes the line about the current phase of a call.
-pub(super) fn call(plugin: &str, at: log::Level, exchange: &Exchange, elapsed: Duration) {
-    let method: &str = &exchange.method;
-    let target = Target(exchange);
-    let Some(outcome) = &exchange.outcome else {
-        event!(
-            at,
-            plugin.id = plugin,
-            phase = "request",
-            operation = exchange.operation.as_str(),
-            upstream.name = exchange.upstream.as_deref(),
-            name = exchange.name.as_deref(),
-            principal = &*exchange.caller.principal,
-            request_bytes = exchange.params.len(),
-            "request {method}{target}"
-        );
-        return;
-    };
-    let status = match outcome {
-        Outcome::Result { tool_error: false, .. } => "success",
-        Outcome::Result { tool_error: true, .. } => "tool error",
-        Outcome::Rpc { .. } => "upstream error",
-        Outcome::Failed(CallError::Denied { .. }) => "denied",
-        Outcome::Failed(CallError::Cancelled) => "cancelled",
-        Outcome::Failed(_) => "failed",
-    };
-    event!(
-        at,
-        plugin.id = plugin,
-        phase = "response",
-        operation = exchange.operation.as_str(),
-        upstream.name = exchange.upstream.as_deref(),
-        name = exchange.name.as_deref(),
-        principal = &*exchange.caller.principal,
-        response_bytes = exchange.payload().len(),
-        duration_ms = elapsed.as_micros() as f64 / 1000.0,
-        status,
-        error = error_in_log(outcome).as_deref(),
-        "response {method}{target}: {status}"
-    );
-}
-
-/// ` upstream/name`, as far as known.
-struct Target<'a>(&'a Exchange);
-
-impl std::fmt::Display for Target<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.0.upstream, &self.0.name) {
-            (Some(upstream), Some(name)) => write!(f, " {upstream}/{name}"),
-            (Some(upstream), None) => write!(f, " {upstream}"),
-            (None, Some(name)) => write!(f, " {name}"),
-            (None, None) => Ok(()),
-        }
-    }
 }
 
 /// Returns the trace record of a call that has ended.
@@ -205,7 +150,7 @@ pub(super) fn error_text(outcome: &Outcome) -> Option<String> {
 }
 
 /// Returns the same for a log: an upstream's message may hold what no log shall hold.
-fn error_in_log(outcome: &Outcome) -> Option<String> {
+pub(super) fn error_in_log(outcome: &Outcome) -> Option<String> {
     match outcome {
         Outcome::Rpc { json } => Some(rpc_error(json)),
         Outcome::Result { .. } | Outcome::Failed(_) => error_text(outcome),

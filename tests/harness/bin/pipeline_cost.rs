@@ -1,7 +1,7 @@
 //! What the four built-in interceptors cost a call: both phases, without any transport or upstream.
 //!
 //! Prints nanoseconds per call for each payload size, as `name=value`: records queued in the memory
-//! store, log lines off or written to nowhere. Run by `cargo xtask bench`.
+//! store, log lines off or on, and then written to nowhere. Run by `cargo xtask bench`.
 
 use std::future::Future;
 use std::pin::pin;
@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ultra::config;
+use ultra::log::{self, Log};
 use ultra::pipeline::{Caller, Exchange, Operation, Outcome, Pipeline, SpanContext};
 use ultra::plugins::{self, Loaded};
-use ultra::wasm::{CachePlace, Outlets, Runtime};
+use ultra::wasm::{CachePlace, CallLog, Outlets, Runtime};
 use ultra_store::{MemoryStore, Store};
 
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -24,9 +25,12 @@ const BATCH: u32 = 100;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut figures = Vec::new();
-    for (log, log_lines) in [("quiet", false), ("logging", true)] {
+    for log_lines in [false, true] {
+        // Lines are worded by the log's own thread, as in the gateway.
+        let log = log_lines.then(|| log::start(config::LogLevel::Info, false, std::io::sink()));
+        let name = if log_lines { "logging" } else { "quiet" };
         for bytes in [1 << 10, 100 << 10, 5 << 20] {
-            figures.push((format!("{log}_{bytes}_ns"), logging(log_lines, || measure(bytes))?));
+            figures.push((format!("{name}_{bytes}_ns"), measure(bytes, log.as_ref())?));
         }
     }
     let [cold_ms, warm_ms] = starts()?;
@@ -40,33 +44,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn logging<T>(on: bool, run: impl FnOnce() -> T) -> T {
-    if !on {
-        return run();
-    }
-    let subscriber =
-        tracing_subscriber::fmt().with_writer(std::io::sink).with_target(false).finish();
-    tracing::subscriber::with_default(subscriber, run)
-}
-
-fn pipeline(disabled: &[&str]) -> Result<(Pipeline, plugins::Plugins), Box<dyn std::error::Error>> {
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-    let Loaded { stages, plugins, .. } = load(&Runtime::new(None)?, disabled, &store)?;
-    Ok((Pipeline::new(stages, store), plugins))
-}
-
 fn load(
     runtime: &Arc<Runtime>,
-    disabled: &[&str],
     store: &Arc<dyn Store>,
+    log: Option<&Log>,
 ) -> Result<Loaded, plugins::PluginsError> {
-    let disabled = disabled.iter().map(|id| (*id).to_owned()).collect();
-    let config = config::Plugins { disabled, ..Default::default() };
-    plugins::plan(&config, None)?.load(runtime, &Outlets { store: Arc::clone(store), spans: None })
+    let log = log.map(|log| Arc::new(log.clone()) as Arc<dyn CallLog>);
+    let outlets = Outlets { store: Arc::clone(store), spans: None, log };
+    plugins::plan(&config::Plugins::default(), None)?.load(runtime, &outlets)
 }
 
-fn measure(bytes: usize) -> Result<f64, Box<dyn std::error::Error>> {
-    Ok(time(&pipeline(&[])?.0, bytes))
+fn measure(bytes: usize, log: Option<&Log>) -> Result<f64, Box<dyn std::error::Error>> {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let loaded = load(&Runtime::new(None)?, &store, log)?;
+    Ok(time(&Pipeline::new(loaded.stages, store), bytes))
 }
 
 /// Returns the median of the batches, in nanoseconds per call.
@@ -119,7 +110,7 @@ fn starts() -> Result<[f64; 2], Box<dyn std::error::Error>> {
     let start = || {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let began = Instant::now();
-        load(&Runtime::new(Some(&place))?, &[], &store)?;
+        load(&Runtime::new(Some(&place))?, &store, None)?;
         Ok::<_, Box<dyn std::error::Error>>(began.elapsed().as_secs_f64() * 1000.0)
     };
     let cold = start()?;
