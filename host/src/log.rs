@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tracing_subscriber::fmt::MakeWriter;
@@ -36,7 +36,7 @@ thread_local! {
 }
 
 struct Wording {
-    at: SystemTime,
+    unix_ns: i64,
     text: Vec<u8>,
 }
 
@@ -56,6 +56,9 @@ struct Shared {
 struct State {
     waiting: Vec<Entry>,
     waiting_bytes: usize,
+    /// Written, to be dropped by those who made them: names are shared, and counting those who share
+    /// them is slow if two threads do it at a time.
+    written: Vec<Entry>,
     writer: Writer,
     /// Somebody waits until all is written.
     flush: bool,
@@ -72,9 +75,10 @@ enum Writer {
     Asleep,
 }
 
+#[expect(clippy::large_enum_variant, reason = "most are lines about calls")]
 enum Entry {
     Text(Box<[u8]>),
-    Call(Box<CallLine>),
+    Call(CallLine),
 }
 
 impl Entry {
@@ -85,12 +89,12 @@ impl Entry {
         }
     }
 
-    fn write(self, to: &mut Vec<u8>) {
+    fn write(&self, to: &mut Vec<u8>) {
         match self {
-            Self::Text(text) => to.extend_from_slice(&text),
+            Self::Text(text) => to.extend_from_slice(text),
             Self::Call(line) => {
                 let text = std::mem::take(to);
-                WORDING.set(Some(Wording { at: line.at, text }));
+                WORDING.set(Some(Wording { unix_ns: line.unix_ns, text }));
                 line.write();
                 *to = WORDING.take().map(|wording| wording.text).unwrap_or_default();
             }
@@ -137,10 +141,11 @@ impl Log {
 
     fn write_on(&self, mut output: impl Write) {
         let mut text = Vec::new();
+        let mut entries = Vec::new();
         loop {
-            let (entries, dropped) = self.next();
+            let dropped = self.next(&mut entries);
             text.clear();
-            for entry in entries {
+            for entry in &entries {
                 entry.write(&mut text);
             }
             if dropped > 0 {
@@ -154,9 +159,11 @@ impl Log {
         }
     }
 
-    /// Waits for lines.
-    fn next(&self) -> (Vec<Entry>, u64) {
+    /// Waits for lines, and gives back those that were written. Returns how many were dropped.
+    fn next(&self, entries: &mut Vec<Entry>) -> u64 {
         let mut state = self.lock();
+        std::mem::swap(&mut state.written, entries);
+        entries.clear();
         let linger = Instant::now() + LINGER;
         while !state.flush
             && let Some(left) = linger.checked_duration_since(Instant::now())
@@ -172,7 +179,8 @@ impl Log {
             state.writer = Writer::Busy;
         }
         state.waiting_bytes = 0;
-        (std::mem::take(&mut state.waiting), std::mem::take(&mut state.dropped))
+        std::mem::swap(&mut state.waiting, entries);
+        std::mem::take(&mut state.dropped)
     }
 
     fn push(&self, entry: Entry) {
@@ -184,11 +192,13 @@ impl Log {
         }
         state.waiting_bytes += bytes;
         state.waiting.push(entry);
+        let written = (state.written.pop(), state.written.pop());
         let asleep = state.writer == Writer::Asleep;
         drop(state);
         if asleep {
             self.shared.changed.notify_all();
         }
+        drop(written);
     }
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
@@ -202,7 +212,7 @@ impl Log {
 
 impl CallLog for Log {
     fn push(&self, line: CallLine) {
-        self.push(Entry::Call(Box::new(line)));
+        self.push(Entry::Call(line));
     }
 }
 
@@ -238,8 +248,9 @@ struct Clock;
 
 impl FormatTime for Clock {
     fn format_time(&self, writer: &mut format::Writer<'_>) -> std::fmt::Result {
-        let at = WORDING.with_borrow(|wording| wording.as_ref().map(|wording| wording.at));
-        let at = at.map_or_else(|| Ok(Timestamp::now()), Timestamp::try_from);
-        write!(writer, "{:.6}", at.map_err(|_| std::fmt::Error)?)
+        let unix_ns = WORDING.with_borrow(|wording| Some(wording.as_ref()?.unix_ns));
+        let at = unix_ns.map(|unix_ns| Timestamp::from_nanosecond(unix_ns.into()));
+        let at = at.unwrap_or_else(|| Ok(Timestamp::now())).map_err(|_| std::fmt::Error)?;
+        write!(writer, "{at:.6}")
     }
 }

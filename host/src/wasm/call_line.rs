@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tracing::Level;
 
@@ -16,8 +16,8 @@ use crate::pipeline::{CallError, Exchange, Outcome};
 /// The facts of a line.
 #[derive(Debug)]
 pub struct CallLine {
-    /// When the plugin asked for the line.
-    pub at: SystemTime,
+    /// When the plugin asked for the line, in nanoseconds since 1970 UTC.
+    pub unix_ns: i64,
     level: log::Level,
     plugin: Arc<str>,
     operation: &'static str,
@@ -63,7 +63,7 @@ impl CallLine {
             elapsed,
         });
         Self {
-            at: SystemTime::now(),
+            unix_ns: exchange.started_unix_ns + elapsed.as_nanos() as i64,
             level,
             plugin: Arc::clone(plugin),
             operation: exchange.operation.as_str(),
