@@ -75,7 +75,6 @@ enum Writer {
     Asleep,
 }
 
-#[expect(clippy::large_enum_variant, reason = "most are lines about calls")]
 enum Entry {
     Text(Box<[u8]>),
     Call(CallLine),

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// Measure an MCP server
 #[derive(Debug, Parser)]
@@ -61,6 +62,9 @@ struct Calls {
     /// Call by HTTP at this URL; the command still is started, and is what is measured
     #[arg(long)]
     url: Option<String>,
+    /// Keep everything on one core, so that no sleeping core has to be woken
+    #[arg(long)]
+    one_core: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -109,8 +113,20 @@ struct Target {
 /// Nothing that is measured takes this long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// What is started later inherits it.
+fn stay_on_one_core() {
+    let mut cores = CpuSet::new();
+    cores.set(0);
+    if let Err(error) = sched_setaffinity(None, &cores) {
+        let _ = writeln!(io::stderr(), "cannot stay on one core: {error}");
+    }
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Command::Calls(Calls { one_core: true, .. }) = &options.command {
+        stay_on_one_core();
+    }
     let report = match &options.command {
         Command::Calls(args) if args.url.is_some() => http::calls(args),
         Command::Calls(args) => calls::run(args),
