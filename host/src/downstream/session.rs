@@ -34,8 +34,8 @@ const ASKED_MAX: usize = 1024;
 /// Changes of lists within this time are announced once.
 const ANNOUNCE_DEBOUNCE: Duration = Duration::from_millis(100);
 
-/// So many servers are started at the same time: each is a `node` or `python` that takes a core.
-const STARTS_MAX: usize = 8;
+/// So many servers are started at the same time. Most only wait for something while they start.
+const STARTS_MAX: usize = 32;
 
 /// What sessions are made with.
 #[derive(Clone)]

@@ -144,8 +144,8 @@ fn items(result: &Bytes, kind: ListKind) -> Option<Vec<Bytes>> {
 ///
 /// # Errors
 ///
-/// Those of `page`, and [`UpstreamError::Invalid`] for a result that is no list, a cursor that
-/// repeats, or more items than the limit.
+/// Those of `page`, and [`UpstreamError::Invalid`] for a result that is no list, or more items than
+/// the limit. A cursor that was there before ends the list: what was gathered is as good as it gets.
 pub(super) async fn gather<F>(
     upstream: &str,
     kind: ListKind,
@@ -156,9 +156,9 @@ where
 {
     let invalid = |reason: String| UpstreamError::Invalid { upstream: upstream.to_owned(), reason };
     let mut all = Vec::new();
-    let mut cursor = None;
+    let mut cursors: Vec<Bytes> = Vec::new();
     for _ in 0..PAGES_MAX {
-        let result = page(cursor.clone()).await?;
+        let result = page(cursors.last().cloned()).await?;
         // Copied: an item lives long, and must not keep the buffer of its line alive.
         let result = Bytes::copy_from_slice(&result);
         let Some(items) = items(&result, kind) else {
@@ -175,13 +175,12 @@ where
         let next = json::member(&result, "nextCursor")
             .map(|range| result.slice(range))
             .filter(|next| next != "null");
-        if next.is_none() {
+        let Some(next) = next else { return Ok(all) };
+        if cursors.contains(&next) {
+            tracing::warn!("upstream `{upstream}`: `{}` repeats a cursor", kind.method());
             return Ok(all);
         }
-        if next == cursor {
-            return Err(invalid(format!("`{}` repeats a cursor", kind.method())));
-        }
-        cursor = next;
+        cursors.push(next);
     }
     Err(invalid(format!("`{}` has more than {PAGES_MAX} pages", kind.method())))
 }
@@ -225,8 +224,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_cursor_that_repeats_ends_the_list() {
-        let pages = [r#"{"tools":[1],"nextCursor":"a"}"#, r#"{"tools":[1],"nextCursor":"a"}"#];
-        let error = gathered(&pages).await.unwrap_err().to_string();
-        assert_eq!(error, "upstream `up` sent an invalid message: `tools/list` repeats a cursor");
+        let pages = [
+            r#"{"tools":[1],"nextCursor":"a"}"#,
+            r#"{"tools":[2],"nextCursor":"b"}"#,
+            r#"{"tools":[3],"nextCursor":"a"}"#,
+        ];
+        assert_eq!(gathered(&pages).await.unwrap(), ["1", "2", "3"]);
     }
 }
