@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::aggregator::{Aggregator, Answer, Target, builtin};
+use crate::aggregator::{Aggregator, Answer, Forward, Target, builtin};
 use crate::downstream::OpenRequest;
 use crate::mcp::Message;
 use crate::pipeline::{CallError, Exchange, Outcome, Pipeline};
@@ -27,7 +27,7 @@ pub struct Call<'a> {
     /// it, and told after, so that they do.
     pub target: Result<Target, CallError>,
     /// Its client may withdraw it.
-    pub open: &'a OpenRequest,
+    pub open: &'a Arc<OpenRequest>,
 }
 
 impl Gateway {
@@ -91,13 +91,11 @@ async fn answer_of(
     let result = |json: Bytes| (Outcome::Result { json, tool_error: false }, None);
     Ok(match target {
         Target::Upstream { upstream, edit, .. } => {
-            let sent = |connection: &Arc<_>, id| open.sent(connection, id);
-            let answer =
-                aggregator.forward(&upstream, message, &exchange.params, edit, sent).await?;
-            if exchange.method.starts_with("resources/")
-                && matches!(answer.0, Outcome::Result { .. })
-            {
-                aggregator.subscribed(&exchange.method, &exchange.params, &upstream);
+            let (method, params) = (&*exchange.method, &exchange.params);
+            let forward = Forward { upstream: &upstream, message, method, params, edit, open };
+            let answer = aggregator.forward(&forward).await?;
+            if method.starts_with("resources/") && matches!(answer.0, Outcome::Result { .. }) {
+                aggregator.subscribed(method, params, &upstream);
             }
             answer
         }

@@ -128,6 +128,15 @@ pub enum NotQueued {
     Closed,
 }
 
+/// The way to a peer.
+pub trait Outlet: std::fmt::Debug + Send + Sync {
+    /// Queues one message, in pieces, its line feed included.
+    fn push(&self, line: &[Bytes]) -> Result<(), NotQueued>;
+
+    /// Takes no more.
+    fn close(&self);
+}
+
 /// Lines on their way to a peer: queued by many, written by one task.
 ///
 /// Everything queued while the task was busy leaves in one write.
@@ -154,31 +163,6 @@ impl Outbox {
     /// A reader whose messages end up here should stop reading above this, see [`Outbox::drained`].
     const BYTES_HIGH: usize = 4 << 20;
 
-    /// Queues one line, in pieces, its line feed included.
-    pub fn push(&self, pieces: &[Bytes]) -> Result<(), NotQueued> {
-        {
-            let mut queue = self.lock();
-            if queue.closed {
-                return Err(NotQueued::Closed);
-            }
-            if queue.bytes > Self::BYTES_MAX {
-                return Err(NotQueued::Full);
-            }
-            for piece in pieces {
-                queue.bytes += piece.len();
-                if piece.len() < PIECE_BYTES_MIN {
-                    queue.tail.extend_from_slice(piece);
-                } else {
-                    let tail = queue.tail.split().freeze();
-                    queue.pieces.extend((!tail.is_empty()).then_some(tail));
-                    queue.pieces.push_back(piece.clone());
-                }
-            }
-        }
-        self.filled.notify_one();
-        Ok(())
-    }
-
     /// Waits until the peer has read most of what is queued.
     pub async fn drained(&self) {
         while !self.is_drained() {
@@ -196,14 +180,7 @@ impl Outbox {
         queue.closed || queue.bytes <= Self::BYTES_HIGH
     }
 
-    /// Lets [`Outbox::write_to`] end when all is written, and takes no more.
-    pub fn close(&self) {
-        self.lock().closed = true;
-        self.filled.notify_one();
-        self.drained.notify_waiters();
-    }
-
-    /// Writes what is queued until [`Outbox::close`] or an error.
+    /// Writes what is queued until it is closed or an error.
     pub async fn write_to<W: AsyncWrite + Unpin>(&self, mut writer: W) -> io::Result<()> {
         let result = self.write_all(&mut writer).await;
         let mut queue = self.lock();
@@ -246,6 +223,39 @@ impl Outbox {
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
         // A queue is whole between any two statements.
         self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Outlet for Outbox {
+    fn push(&self, pieces: &[Bytes]) -> Result<(), NotQueued> {
+        {
+            let mut queue = self.lock();
+            if queue.closed {
+                return Err(NotQueued::Closed);
+            }
+            if queue.bytes > Self::BYTES_MAX {
+                return Err(NotQueued::Full);
+            }
+            for piece in pieces {
+                queue.bytes += piece.len();
+                if piece.len() < PIECE_BYTES_MIN {
+                    queue.tail.extend_from_slice(piece);
+                } else {
+                    let tail = queue.tail.split().freeze();
+                    queue.pieces.extend((!tail.is_empty()).then_some(tail));
+                    queue.pieces.push_back(piece.clone());
+                }
+            }
+        }
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Lets [`Outbox::write_to`] end when all is written.
+    fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_one();
+        self.drained.notify_waiters();
     }
 }
 

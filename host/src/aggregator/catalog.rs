@@ -1,13 +1,13 @@
 //! What all upstreams offer, in one: tables from exposed names to owners, and the lists as bytes,
 //! ready to be sent. Immutable; a change makes a new one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::template::Template;
-use super::{builtin, name};
+use super::{Naming, builtin, name};
 use crate::mcp::json;
 use crate::upstream::{ListKind, Listing, Upstream, push_array};
 
@@ -40,17 +40,17 @@ pub struct Catalog {
 
 impl Catalog {
     /// Returns the catalog of upstreams in the order of the config, each in its own order.
-    pub fn new(upstreams: &[Arc<Upstream>], server_name: &str) -> Self {
-        let budget = name::budget(server_name);
+    pub fn new(upstreams: &[Arc<Upstream>], server_name: &str, naming: Naming) -> Self {
+        let names = Names::new(upstreams, server_name, naming);
         let mut catalog = Self::default();
         let mut merged: [Vec<Bytes>; 4] = Default::default();
         for upstream in upstreams {
             let Some(listing) = upstream.listing() else { continue };
             for item in listing.items(ListKind::Tools).iter() {
-                merged[0].extend(add_named(&mut catalog.tools, upstream, item, budget, "tool"));
+                merged[0].extend(add_named(&mut catalog.tools, upstream, item, &names, "tool"));
             }
             for item in listing.items(ListKind::Prompts).iter() {
-                merged[1].extend(add_named(&mut catalog.prompts, upstream, item, budget, "prompt"));
+                merged[1].extend(add_named(&mut catalog.prompts, upstream, item, &names, "prompt"));
             }
             for item in listing.items(ListKind::Resources).iter() {
                 if let Some(uri) = text_member(item, "uri") {
@@ -66,7 +66,9 @@ impl Catalog {
                 }
             }
         }
-        merged[0].extend_from_slice(builtin::tools());
+        if naming != Naming::Own {
+            merged[0].extend_from_slice(builtin::tools());
+        }
         for (kind, items) in ListKind::ALL.into_iter().zip(&merged) {
             let mut list = format!("{{\"{}\":", kind.member()).into_bytes();
             push_array(&mut list, items.iter());
@@ -121,19 +123,58 @@ impl Catalog {
     }
 }
 
+/// The names things are exposed under.
+struct Names {
+    naming: Naming,
+    budget: usize,
+    /// Names that several upstreams have, of tools and prompts alike.
+    shared: HashSet<String>,
+}
+
+impl Names {
+    fn new(upstreams: &[Arc<Upstream>], server_name: &str, naming: Naming) -> Self {
+        let mut owners = HashMap::new();
+        let mut shared = HashSet::from([builtin::STATUS.to_owned()]);
+        let listings =
+            upstreams.iter().filter_map(|upstream| Some((upstream, upstream.listing()?)));
+        for (upstream, listing) in listings.filter(|_| naming == Naming::OnCollision) {
+            for item in [ListKind::Tools, ListKind::Prompts]
+                .iter()
+                .flat_map(|kind| listing.items(*kind).iter())
+            {
+                let Some(name) = text_member(item, "name") else { continue };
+                let owner =
+                    owners.entry(name.clone()).or_insert_with(|| Arc::clone(&upstream.name));
+                if *owner != upstream.name {
+                    shared.insert(name);
+                }
+            }
+        }
+        Self { naming, budget: name::budget(server_name), shared }
+    }
+
+    fn expose(&self, upstream: &str, original: &str) -> String {
+        match self.naming {
+            Naming::Own => original.to_owned(),
+            Naming::OnCollision if !self.shared.contains(original) => original.to_owned(),
+            Naming::OnCollision | Naming::Prefixed => name::expose(upstream, original, self.budget),
+        }
+    }
+}
+
 /// Adds a tool or prompt under its exposed name and returns the item that shows it. The first of two
 /// with one name stays.
 fn add_named(
     table: &mut HashMap<String, Route>,
     upstream: &Arc<Upstream>,
     item: &Bytes,
-    budget: usize,
+    names: &Names,
     kind: &str,
 ) -> Option<Bytes> {
     let range = json::member(item, "name")?;
     let quoted = item.slice(range.clone());
     let original = json::string(&quoted)?.into_owned();
-    let exposed = name::expose(&upstream.name, &original, budget);
+    let exposed = names.expose(&upstream.name, &original);
     let short = !exposed.ends_with(&original);
     if table.contains_key(&exposed) {
         tracing::warn!(upstream = %upstream.name, name = original, "a second {kind} of this name is left out");
@@ -142,7 +183,10 @@ fn add_named(
     if short {
         tracing::debug!(upstream = %upstream.name, name = original, exposed, "{kind} shown under a short name");
     }
-    let shown = json::splice(item, &[(range, format!("\"{exposed}\"").into())]);
+    let shown = match exposed == original {
+        true => item.to_vec(),
+        false => json::splice(item, &[(range, format!("\"{exposed}\"").into())]),
+    };
     table.insert(exposed, Route { upstream: Arc::clone(upstream), name: original.into(), quoted });
     Some(shown.into())
 }

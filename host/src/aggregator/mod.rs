@@ -15,13 +15,15 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use ultra_store::Store;
 
-pub use catalog::{Catalog, merge};
+pub use catalog::{Catalog, Route, merge};
 
+use crate::bridge::{self, Place, Seal};
+use crate::downstream::OpenRequest;
 use crate::lock;
-use crate::mcp::{Message, json};
+use crate::mcp::{Era, Message, edit, json, modern};
 use crate::pipeline::{CallError, Outcome};
 use crate::upstream::{
-    Connection, ListKind, Patience, Surroundings, Upstream, UpstreamError, push_array,
+    Connection, ListKind, Patience, Sender, Surroundings, Upstream, UpstreamError, push_array,
 };
 
 /// A list waits this long for servers that are starting and of which nothing is remembered yet.
@@ -40,8 +42,8 @@ pub enum Target {
         upstream: Arc<Upstream>,
         /// Tool or prompt by its own name, or the resource's URI.
         name: Option<Arc<str>>,
-        /// What is ours in `params` and what the upstream calls it.
-        edit: Option<(Range<usize>, Bytes)>,
+        /// What is ours in `params`.
+        edit: Option<Edit>,
     },
     /// To the catalog.
     List(ListKind),
@@ -53,6 +55,42 @@ pub enum Target {
     LogLevel,
 }
 
+/// A name that the upstream has another one for.
+#[derive(Debug, Clone)]
+pub struct Edit {
+    path: &'static [&'static str],
+    range: Range<usize>,
+    /// The upstream's own, as a raw JSON string.
+    quoted: Bytes,
+}
+
+/// A request on its way to an upstream.
+pub struct Forward<'a> {
+    /// Where it goes.
+    pub upstream: &'a Arc<Upstream>,
+    /// As the client sent it.
+    pub message: &'a Message,
+    /// Its method.
+    pub method: &'a str,
+    /// What the stages made of its params.
+    pub params: &'a Bytes,
+    /// What is ours in them.
+    pub edit: Option<Edit>,
+    /// Who waits for the answer.
+    pub open: &'a Arc<OpenRequest>,
+}
+
+/// How tools and prompts are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// `upstream__name`.
+    Prefixed,
+    /// By their own names, but for those that several upstreams have.
+    OnCollision,
+    /// By their own names, and nothing of ours among them: there is one upstream.
+    Own,
+}
+
 /// The answer of an upstream, and the message it came in.
 pub type Answer = (Outcome, Option<Message>);
 
@@ -61,6 +99,8 @@ pub struct Aggregator {
     upstreams: Vec<Arc<Upstream>>,
     surroundings: Arc<Surroundings>,
     server_name: String,
+    naming: Naming,
+    seal: Arc<Seal>,
     catalog: Mutex<Arc<Catalog>>,
     outdated: AtomicBool,
     /// The lists the client knows; none before it asked.
@@ -86,12 +126,16 @@ impl Aggregator {
         upstreams: Vec<Arc<Upstream>>,
         surroundings: Arc<Surroundings>,
         server_name: &str,
+        naming: Naming,
+        seal: Arc<Seal>,
     ) -> Self {
-        let catalog = Catalog::new(&upstreams, server_name);
+        let catalog = Catalog::new(&upstreams, server_name, naming);
         Self {
             upstreams,
             surroundings,
             server_name: server_name.to_owned(),
+            naming,
+            seal,
             catalog: Mutex::new(Arc::new(catalog)),
             outdated: AtomicBool::new(false),
             announced: Mutex::default(),
@@ -113,7 +157,7 @@ impl Aggregator {
     pub fn catalog(&self) -> Arc<Catalog> {
         let mut catalog = lock(&self.catalog);
         if self.outdated.swap(false, Ordering::AcqRel) {
-            *catalog = Arc::new(Catalog::new(&self.upstreams, &self.server_name));
+            *catalog = Arc::new(Catalog::new(&self.upstreams, &self.server_name, self.naming));
         }
         Arc::clone(&catalog)
     }
@@ -144,30 +188,22 @@ impl Aggregator {
         match method {
             "tools/call" => {
                 let (range, name) = text(params, &["name"])?;
-                if name == builtin::STATUS {
+                if name == builtin::STATUS && self.naming != Naming::Own {
                     return Ok(Target::Status);
                 }
                 let route = catalog.tool(&name).ok_or(CallError::Unknown { kind: "tool", name })?;
-                Ok(to(
-                    &route.upstream,
-                    Arc::clone(&route.name),
-                    Some((range, route.quoted.clone())),
-                ))
+                Ok(to_named(route, &["name"], range))
             }
             "prompts/get" => {
                 let (range, name) = text(params, &["name"])?;
                 let route =
                     catalog.prompt(&name).ok_or(CallError::Unknown { kind: "prompt", name })?;
-                Ok(to(
-                    &route.upstream,
-                    Arc::clone(&route.name),
-                    Some((range, route.quoted.clone())),
-                ))
+                Ok(to_named(route, &["name"], range))
             }
             "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
                 let (_, uri) = text(params, &["uri"])?;
                 let owner = self.resource_owner(&catalog, &uri)?;
-                Ok(to(&owner, uri.as_str(), None))
+                Ok(to(&owner, uri.as_str()))
             }
             "completion/complete" => self.resolve_completion(&catalog, params),
             "tools/list" => list(params, ListKind::Tools),
@@ -181,7 +217,7 @@ impl Aggregator {
                 let owner = owner.or_else(|| self.only(|upstream| has(upstream, "tasks")));
                 let owner =
                     owner.ok_or_else(|| CallError::Unknown { kind: "task", name: id.clone() })?;
-                Ok(to(&owner, id.as_str(), None))
+                Ok(to(&owner, id.as_str()))
             }
             "logging/setLevel" => Ok(Target::LogLevel),
             _ => match self.only(|_| true) {
@@ -196,18 +232,14 @@ impl Aggregator {
         if kind == "ref/prompt" {
             let (range, name) = text(params, &["ref", "name"])?;
             let route = catalog.prompt(&name).ok_or(CallError::Unknown { kind: "prompt", name })?;
-            return Ok(to(
-                &route.upstream,
-                Arc::clone(&route.name),
-                Some((range, route.quoted.clone())),
-            ));
+            return Ok(to_named(route, &["ref", "name"], range));
         }
         let (_, uri) = text(params, &["ref", "uri"])?;
         let owner = match catalog.template(&uri) {
             [] => self.resource_owner(catalog, &uri)?,
             owners => one_of(&uri, owners)?,
         };
-        Ok(to(&owner, uri.as_str(), None))
+        Ok(to(&owner, uri.as_str()))
     }
 
     fn resource_owner(&self, catalog: &Catalog, uri: &str) -> Result<Arc<Upstream>, CallError> {
@@ -233,41 +265,170 @@ impl Aggregator {
         meeting.next().is_none().then(|| Arc::clone(first))
     }
 
-    /// Sends a request to an upstream and waits for the answer.
-    ///
-    /// `message` is the request as the client sent it, `params` what the stages made of its params.
-    /// `sent` learns over which connection and under which id it went.
-    pub async fn forward(
+    /// Sends a request to an upstream and waits for the answer, whatever eras both live in.
+    pub async fn forward(&self, request: &Forward<'_>) -> Result<Answer, CallError> {
+        let mut again = false;
+        loop {
+            let connection = request.upstream.connection().await?;
+            match self.forward_over(&connection, request).await {
+                // It was not looked at: the connection was gone before.
+                Err(CallError::Upstream(UpstreamError::Closed { .. })) if !again => again = true,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn forward_over(
         &self,
-        upstream: &Arc<Upstream>,
-        message: &Message,
+        connection: &Arc<Connection>,
+        request: &Forward<'_>,
+    ) -> Result<Answer, CallError> {
+        let Forward { upstream, method, params, open, .. } = request;
+        let place = Place {
+            seal: &self.seal,
+            principal: &self.surroundings.caller.principal,
+            upstream: &upstream.name,
+            method,
+            params,
+        };
+        let (outcome, response) = match (open.meta(), connection.era()) {
+            (None, Era::Legacy) => answer(self.once(connection, request, params, unchanged).await?),
+            (None, Era::Modern)
+                if matches!(&**method, "resources/subscribe" | "resources/unsubscribe") =>
+            {
+                self.subscribed(method, params, upstream);
+                upstream.subscribe(self.subscriptions_of(upstream));
+                return Ok((
+                    Outcome::Result { json: Bytes::from_static(b"{}"), tool_error: false },
+                    None,
+                ));
+            }
+            (None, Era::Modern) => self.by_rounds(connection, request).await?,
+            (Some(_), Era::Modern) => {
+                let params = bridge::open_state(
+                    place.seal,
+                    place.principal,
+                    place.upstream,
+                    method,
+                    params,
+                )?;
+                let (outcome, response) =
+                    answer(self.once(connection, request, &params, unchanged).await?);
+                match outcome {
+                    Outcome::Result { json, tool_error } => {
+                        let json = bridge::seal_state(
+                            place.seal,
+                            place.principal,
+                            place.upstream,
+                            method,
+                            &params,
+                            &json,
+                        );
+                        (Outcome::Result { json, tool_error }, response)
+                    }
+                    outcome => (outcome, response),
+                }
+            }
+            (Some(meta), Era::Legacy) => {
+                let running = match bridge::resume(&place, open)? {
+                    Some(running) => running,
+                    None => {
+                        if let Some(level) = &meta.log_level {
+                            self.log_from(upstream, connection, level);
+                        }
+                        bridge::start(
+                            open,
+                            self.once(connection, request, params, |params| {
+                                let params = modern::without_meta(&params);
+                                edit::remove(&params, &["inputResponses", "requestState"]).into()
+                            }),
+                        )
+                    }
+                };
+                running.answer(&place).await?
+            }
+        };
+        if let Some(response) = response.as_ref().filter(|response| !response.is_error()) {
+            self.learn(upstream, response);
+        }
+        let era = open.meta().map_or(Era::Legacy, |_| Era::Modern);
+        let outcome = match outcome {
+            Outcome::Rpc { json } if era != connection.era() => {
+                Outcome::Rpc { json: bridge::error(method, &json, era) }
+            }
+            outcome => outcome,
+        };
+        Ok((outcome, response))
+    }
+
+    /// Asks the client what a modern server wants to know, as often as it wants to know something.
+    async fn by_rounds(
+        &self,
+        connection: &Arc<Connection>,
+        request: &Forward<'_>,
+    ) -> Result<Answer, CallError> {
+        let Forward { upstream, open, .. } = request;
+        let level = lock(&self.learned)
+            .log_level
+            .as_ref()
+            .and_then(|params| json::member(params, "level").map(|range| params.slice(range)));
+        let mut params = request.params.clone();
+        for round in 0.. {
+            let (sender, level) = (Arc::clone(upstream), level.clone());
+            let translate = move |params: Bytes| sender.modern(&params, level.as_deref());
+            let message = self.once(connection, request, &params, translate).await?;
+            if !bridge::is_input_required(&message) {
+                let (outcome, response) = answer(message);
+                let outcome = match outcome {
+                    Outcome::Result { json, tool_error } => {
+                        Outcome::Result { json: bridge::plain(&json), tool_error }
+                    }
+                    outcome => outcome,
+                };
+                return Ok((outcome, response));
+            }
+            params = bridge::next_round(&upstream.name, round, &params, &message, open).await?;
+        }
+        unreachable!("rounds are bounded")
+    }
+
+    /// Sends a request as it is but for what is ours in it, and waits for the answer.
+    fn once(
+        &self,
+        connection: &Arc<Connection>,
+        request: &Forward<'_>,
         params: &Bytes,
-        edit: Option<(Range<usize>, Bytes)>,
-        sent: impl FnOnce(&Arc<Connection>, u64),
-    ) -> Result<Answer, UpstreamError> {
-        let connection = upstream.connection().await?;
-        let token_range = json::at_path(params, &["_meta", "progressToken"]);
-        let token = token_range.clone().map(|range| params.slice(range));
-        let compose = |id: u64| {
-            let id = Bytes::from(id.to_string());
-            let mut edits: Vec<_> =
-                edit.into_iter().chain(token_range.map(|range| (range, id.clone()))).collect();
-            edits.sort_by_key(|(range, _)| range.start);
-            let params =
-                if edits.is_empty() { params.clone() } else { json::splice(params, &edits).into() };
-            message.with(Some(&id), (!params.is_empty()).then_some(&params))
-        };
+        translate: impl FnOnce(Bytes) -> Bytes + Send + 'static,
+    ) -> impl Future<Output = Result<Message, UpstreamError>> + Send + 'static {
+        let connection = Arc::clone(connection);
+        let (message, open) = (request.message.clone(), Arc::clone(request.open));
+        let params = params.clone();
         let patience = Patience { timeout: self.surroundings.call_timeout, cancels: true };
-        let response =
-            connection.call(patience, token, compose, |id| sent(&connection, id)).await?;
-        let json = response.body();
-        let outcome = if response.is_error() {
-            Outcome::Rpc { json }
-        } else {
-            self.learn(upstream, &response);
-            Outcome::Result { tool_error: response.body_member("isError") == Some(b"true"), json }
-        };
-        Ok((outcome, Some(response)))
+        let is_same = params.as_ptr() == request.params.as_ptr();
+        let name = request.edit.clone().and_then(|Edit { path, range, quoted }| {
+            let range = if is_same { Some(range) } else { json::at_path(&params, path) };
+            Some((range?, quoted))
+        });
+        async move {
+            let token_range = json::at_path(&params, &["_meta", "progressToken"]);
+            let sender = Sender {
+                progress_token: token_range.clone().map(|range| params.slice(range)),
+                origin: Some(Arc::<OpenRequest>::clone(&open)),
+            };
+            let compose = |id: u64| {
+                let id = Bytes::from(id.to_string());
+                let token = token_range.map(|range| (range, id.clone()));
+                let mut edits: Vec<_> = name.into_iter().chain(token).collect();
+                edits.sort_by_key(|(range, _)| range.start);
+                let params = match edits.is_empty() {
+                    true => params.clone(),
+                    false => json::splice(&params, &edits).into(),
+                };
+                let params = translate(params);
+                message.with(Some(&id), (!params.is_empty()).then_some(&params))
+            };
+            connection.call(patience, sender, compose, |id| open.sent(&connection, id)).await
+        }
     }
 
     /// Remembers whose the resources and tasks are that a result names.
@@ -386,9 +547,44 @@ impl Aggregator {
         connection: &Arc<Connection>,
         params: &Bytes,
     ) {
-        if has(upstream, "logging") {
+        // A modern server is told with each request.
+        if has(upstream, "logging") && connection.era() == Era::Legacy {
             self.tell(upstream, connection, "logging/setLevel", params.clone());
         }
+    }
+
+    /// Has a server log from a level on, for a request of the modern era.
+    fn log_from(&self, upstream: &Arc<Upstream>, connection: &Arc<Connection>, level: &Bytes) {
+        let params = Bytes::from([b"{\"level\":", &level[..], b"}"].concat());
+        let known = lock(&self.learned).log_level.replace(params.clone());
+        if known.as_ref() != Some(&params) {
+            self.tell_log_level(upstream, connection, &params);
+        }
+    }
+
+    /// Returns what somebody wants to hear of from an upstream.
+    fn subscriptions_of(&self, upstream: &Upstream) -> Vec<Bytes> {
+        let learned = lock(&self.learned);
+        let of_it = learned.subscriptions.iter().filter(|(_, owner)| **owner == upstream.name);
+        let mut uris: Vec<_> = of_it.map(|(uri, _)| uri.clone()).collect();
+        uris.sort();
+        uris
+    }
+
+    /// Subscribes to a resource, whichever era its owner lives in. Says whether somebody owns it.
+    pub fn watch(&self, uri: &[u8], on: bool) -> bool {
+        let text = json::string(uri).unwrap_or_default();
+        let Ok(owner) = self.resource_owner(&self.catalog(), &text) else { return false };
+        let params = Bytes::from([b"{\"uri\":", uri, b"}"].concat());
+        let method = if on { "resources/subscribe" } else { "resources/unsubscribe" };
+        self.subscribed(method, &params, &owner);
+        if let crate::upstream::State::Ready(connection) = owner.state() {
+            match connection.era() {
+                Era::Legacy => self.tell(&owner, &connection, method, params),
+                Era::Modern => owner.subscribe(self.subscriptions_of(&owner)),
+            }
+        }
+        true
     }
 
     /// Notes what a client subscribed to or no longer is, so that it outlives the server.
@@ -416,6 +612,9 @@ impl Aggregator {
         if let Some(params) = log_level {
             self.tell_log_level(upstream, connection, &params);
         }
+        if connection.era() == Era::Modern {
+            return upstream.subscribe(self.subscriptions_of(upstream));
+        }
         for uri in subscriptions {
             let params = [b"{\"uri\":", &uri[..], b"}"].concat();
             self.tell(upstream, connection, "resources/subscribe", params.into());
@@ -440,12 +639,24 @@ impl Aggregator {
     }
 }
 
-fn to(
-    upstream: &Arc<Upstream>,
-    name: impl Into<Arc<str>>,
-    edit: Option<(Range<usize>, Bytes)>,
-) -> Target {
-    Target::Upstream { upstream: Arc::clone(upstream), name: Some(name.into()), edit }
+fn to(upstream: &Arc<Upstream>, name: impl Into<Arc<str>>) -> Target {
+    Target::Upstream { upstream: Arc::clone(upstream), name: Some(name.into()), edit: None }
+}
+
+fn to_named(route: &Route, path: &'static [&'static str], range: Range<usize>) -> Target {
+    Target::Upstream {
+        upstream: Arc::clone(&route.upstream),
+        name: Some(Arc::clone(&route.name)),
+        edit: Some(Edit { path, range, quoted: route.quoted.clone() }),
+    }
+}
+
+fn answer(message: Message) -> Answer {
+    (bridge::outcome(&message), Some(message))
+}
+
+fn unchanged(params: Bytes) -> Bytes {
+    params
 }
 
 fn has(upstream: &Upstream, capability: &str) -> bool {

@@ -1,23 +1,25 @@
 //! `ultra start`.
 
 use std::io::{IsTerminal, stderr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use ultra_store::{MemoryOptions, MemoryStore, Redactor, SqliteOptions, SqliteStore, Store};
 
 use super::{CliError, CliResult};
-use crate::config::{Backend, Config, Endpoint, Environment};
-use crate::downstream::{Setup, stdio};
+use crate::config::{self, Backend, Config, Environment};
+use crate::downstream::{Setup, http, stdio};
 use crate::gateway::Gateway;
 use crate::pipeline::Pipeline;
 use crate::plugins::{self, Plugins};
 use crate::telemetry::{self, Exporter};
-use crate::upstream::{Guard, Program};
+use crate::upstream::{Definition, Endpoint, Guard, Program, Remote};
 use crate::wasm::{CachePlace, Outlets, Runtime, SpanSink};
 use crate::{audit, log};
 
@@ -27,7 +29,7 @@ const METRICS_PERIOD: Duration = Duration::from_secs(5);
 /// At the end, the store may take this long to write what is queued.
 const LAST_FLUSH: Duration = Duration::from_secs(5);
 
-/// Run the gateway as an MCP server on stdio
+/// Run the gateway as an MCP server, on stdio or HTTP
 ///
 /// Starts every enabled upstream and serves their tools, resources and prompts. Stdout belongs to MCP;
 /// the log goes to stderr. Ends when the client goes away, or at SIGINT and SIGTERM.
@@ -39,6 +41,9 @@ pub(super) struct Args {
     /// Start although a component of the directory was refused
     #[arg(long)]
     allow_refused_plugins: bool,
+    /// Serve Streamable HTTP at this address, such as `127.0.0.1:8000`, instead of stdio
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<SocketAddr>,
 }
 
 pub(super) async fn run(args: Args, mut config: Config, environment: &Environment) -> CliResult {
@@ -57,6 +62,10 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     }
     plan.check()?;
 
+    let listener = match args.http {
+        Some(address) => Some(listen(address, &config).await?),
+        None => None,
+    };
     let redactor = Redactor::new(config.secrets());
     let store = open_store(&config, &redactor)?;
     let shutdown = CancellationToken::new();
@@ -80,7 +89,9 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     let setup = Setup {
         gateway: Gateway::new(loading),
         server_name: config.server.name.clone(),
-        programs: programs(&config, environment),
+        upstreams: definitions(&config, environment)?,
+        naming: config.server.naming,
+        seal: Arc::default(),
         guard: Arc::new(Guard::new(std::env::current_exe()?)),
         store: Arc::clone(&store),
         redactor,
@@ -97,7 +108,10 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     };
     let (served, measured) = tokio::join!(
         async {
-            let served = stdio::serve(setup).await;
+            let served = match listener {
+                Some((listener, guard)) => http::serve(listener, setup, guard).await,
+                None => stdio::serve(setup).await,
+            };
             shutdown.cancel();
             served
         },
@@ -114,6 +128,25 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     measured?;
     served?;
     Ok(())
+}
+
+/// Opens the port, and says who may come in by it.
+async fn listen(
+    address: SocketAddr,
+    config: &Config,
+) -> Result<(TcpListener, http::Guard), CliError> {
+    let secret = config.server.http_token.as_deref().map(http::Secret::new);
+    let guard = http::Guard::new(address, config.server.http_hosts.clone(), secret);
+    if !guard.is_safe() {
+        let message = format!("{address} can be reached from other machines, by anybody");
+        return Err(CliError::user(message).hint(
+            "set `server.http_token` to a secret that clients show as `Authorization: Bearer`, or listen on 127.0.0.1",
+        ));
+    }
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        CliError::user(format!("cannot listen on {address}: {error}")).hint("choose another port")
+    })?;
+    Ok((listener, guard))
 }
 
 /// Compiles and starts the plugins, and lets the calls go that wait for them.
@@ -228,34 +261,38 @@ fn open_store(config: &Config, redactor: &Redactor) -> Result<Arc<dyn Store>, Cl
     }
 }
 
-/// Returns how each enabled upstream is started.
-fn programs(config: &Config, environment: &Environment) -> Vec<(Arc<str>, Program)> {
+/// Returns the enabled upstreams.
+fn definitions(config: &Config, environment: &Environment) -> Result<Vec<Definition>, CliError> {
     let inherited = Arc::new(environment.for_children());
-    let mut programs = Vec::new();
+    let mut definitions = Vec::new();
     for upstream in config.upstreams.iter().filter(|upstream| upstream.enabled) {
-        match &upstream.endpoint {
-            Endpoint::Stdio { command, args, env, cwd } => {
-                let program = Program {
-                    command: command.clone(),
-                    args: args.clone(),
-                    env: env.clone(),
-                    inherited: Arc::clone(&inherited),
-                    cwd: cwd.clone(),
-                };
-                programs.push((Arc::clone(&upstream.name), program));
+        let endpoint = match &upstream.endpoint {
+            config::Endpoint::Stdio { command, args, env, cwd } => Endpoint::Stdio(Program {
+                command: command.clone(),
+                args: args.clone(),
+                env: env.clone(),
+                inherited: Arc::clone(&inherited),
+                cwd: cwd.clone(),
+            }),
+            config::Endpoint::Http { url, headers, transport } => {
+                let remote = Remote::new(url, headers, *transport).map_err(|reason| {
+                    CliError::user(format!("upstream `{}`: {reason}", upstream.name))
+                })?;
+                Endpoint::Http(remote)
             }
-            Endpoint::Http { .. } => tracing::warn!(
-                upstream = %upstream.name,
-                "upstream `{}` is left out: this version starts upstreams on stdio only", upstream.name
-            ),
-        }
+        };
+        definitions.push(Definition {
+            name: Arc::clone(&upstream.name),
+            endpoint,
+            era: upstream.era,
+        });
     }
-    if programs.is_empty() {
+    if definitions.is_empty() {
         let path = config
             .path
             .as_ref()
             .map_or_else(|| "the config file".to_owned(), |path| path.display().to_string());
         tracing::warn!("no upstream is enabled: add one under `upstream` in {path}");
     }
-    programs
+    Ok(definitions)
 }

@@ -16,7 +16,10 @@ use super::{
     Backend, Config, ConfigError, Endpoint, Environment, LogLevel, Observability, OtlpProtocol,
     PluginOverride, Plugins, Problem, Server, Storage, Upstream, Warning, duration, search,
 };
+use crate::aggregator::Naming;
+use crate::mcp::Era;
 use crate::pipeline::FailureMode;
+use crate::upstream::Transport;
 
 /// A config file of a thousand upstreams has a tenth of it.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -36,9 +39,20 @@ const RETENTION_ROWS: u64 = 100_000;
 
 const ROOT: &[&str] =
     &["version", "server", "upstream", "plugins", "storage", "observability", "policy", "hub"];
-const SERVER: &[&str] = &["name", "log_level", "call_timeout"];
-const UPSTREAM: &[&str] =
-    &["command", "args", "env", "cwd", "url", "headers", "enabled", "description"];
+const SERVER: &[&str] =
+    &["name", "log_level", "call_timeout", "naming", "http_token", "http_hosts"];
+const UPSTREAM: &[&str] = &[
+    "command",
+    "args",
+    "env",
+    "cwd",
+    "url",
+    "headers",
+    "transport",
+    "era",
+    "enabled",
+    "description",
+];
 const PLUGINS: &[&str] = &["directory", "disabled", "allow_refused", "overrides"];
 const OVERRIDE: &[&str] = &["priority", "request", "response", "capabilities", "settings"];
 const STORAGE: &[&str] = &["backend", "path", "payload_bytes_max", "retention", "retention_rows"];
@@ -52,6 +66,15 @@ const LOG_LEVELS: &[(&str, LogLevel)] = &[
 ];
 const MODES: &[(&str, FailureMode)] =
     &[("open", FailureMode::Open), ("closed", FailureMode::Closed)];
+const NAMINGS: &[(&str, Naming)] =
+    &[("prefixed", Naming::Prefixed), ("on_collision", Naming::OnCollision)];
+const TRANSPORTS: &[(&str, Transport)] = &[
+    ("auto", Transport::Auto),
+    ("streamable-http", Transport::Streamable),
+    ("sse", Transport::Sse),
+];
+const ERAS: &[(&str, Option<Era>)] =
+    &[("auto", None), ("legacy", Some(Era::Legacy)), ("modern", Some(Era::Modern))];
 const BACKENDS: &[(&str, Backend)] = &[("sqlite", Backend::Sqlite), ("memory", Backend::Memory)];
 const PROTOCOLS: &[(&str, OtlpProtocol)] =
     &[("grpc", OtlpProtocol::Grpc), ("http", OtlpProtocol::HttpProtobuf)];
@@ -212,6 +235,9 @@ impl Reader<'_> {
             name: self.text(&section, "name").unwrap_or_else(|| "ultra".into()),
             log_level: self.choice(&section, "log_level", LOG_LEVELS).unwrap_or(LogLevel::Info),
             call_timeout,
+            naming: self.choice(&section, "naming", NAMINGS).unwrap_or(Naming::Prefixed),
+            http_token: self.replaced(&section, "http_token", true),
+            http_hosts: self.list(&section, "http_hosts", false),
         }
     }
 
@@ -232,7 +258,7 @@ impl Reader<'_> {
         let replace = self.replaces(enabled);
         let endpoint = match (section.get("command"), section.get("url")) {
             (Some(_), None) => {
-                self.no_effect(section, &["headers"], "command");
+                self.no_effect(section, &["headers", "transport"], "command");
                 let command = self.replaced(section, "command", replace).unwrap_or_default();
                 Some(Endpoint::Stdio {
                     command: self.home_expanded(&command).unwrap_or(command),
@@ -252,6 +278,9 @@ impl Reader<'_> {
                 Some(Endpoint::Http {
                     url,
                     headers: self.table(section, "headers", replace, is_header_name),
+                    transport: self
+                        .choice(section, "transport", TRANSPORTS)
+                        .unwrap_or(Transport::Auto),
                 })
             }
             (Some(_), Some(_)) => {
@@ -271,6 +300,7 @@ impl Reader<'_> {
             name: Arc::from(entry.key.as_str()),
             enabled,
             description,
+            era: self.choice(section, "era", ERAS).flatten(),
             endpoint: endpoint?,
         })
     }

@@ -24,7 +24,10 @@ pub use edit::{ConfigFile, EditError};
 pub use environment::Environment;
 pub(crate) use file::similar;
 
+use crate::aggregator::Naming;
+use crate::mcp::Era;
 use crate::pipeline::FailureMode;
+use crate::upstream::Transport;
 use yaml::Position;
 
 /// Everything a command needs to know about how it shall behave.
@@ -116,6 +119,7 @@ impl Config {
     /// as `Bearer x` also counts without its scheme. Left out are values too short to be a secret.
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets = self.secrets.clone();
+        secrets.extend(self.server.http_token.clone());
         let mut headers = vec![&self.observability.headers];
         for upstream in self.upstreams.iter().filter(|upstream| upstream.enabled) {
             match &upstream.endpoint {
@@ -210,6 +214,12 @@ pub struct Server {
     pub log_level: LogLevel,
     /// A call without progress is given up after this long.
     pub call_timeout: Duration,
+    /// How tools and prompts are named.
+    pub naming: Naming,
+    /// What clients show to be let in over HTTP.
+    pub http_token: Option<String>,
+    /// Names by which clients reach us over HTTP, besides the address.
+    pub http_hosts: Vec<String>,
 }
 
 /// Lowest level that is logged.
@@ -236,6 +246,8 @@ pub struct Upstream {
     pub description: Option<String>,
     /// How it is reached.
     pub endpoint: Endpoint,
+    /// The era of the protocol it is talked to in; found out if none.
+    pub era: Option<Era>,
 }
 
 /// How an upstream is reached.
@@ -258,6 +270,8 @@ pub enum Endpoint {
         url: String,
         /// Headers sent with every request.
         headers: BTreeMap<String, String>,
+        /// How messages travel.
+        transport: Transport,
     },
 }
 

@@ -1,7 +1,13 @@
 //! The side of the client.
 
+mod channel;
+pub mod http;
+mod listening;
+mod modern;
+mod open;
 mod reply;
 mod session;
 pub mod stdio;
 
-pub use session::{OpenRequest, Session, Setup};
+pub use open::{OpenRequest, Question};
+pub use session::{Session, Setup};

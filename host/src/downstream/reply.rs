@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::mcp::{JsonError, MessageError};
+use crate::mcp::{Era, JsonError, MessageError, modern};
 use crate::pipeline::{CallError, StageError};
 use crate::upstream::UpstreamError;
 
@@ -33,7 +33,7 @@ const LOST: i32 = -32012;
 const BUSY: i32 = -32014;
 
 /// Returns the error object for a call without a result.
-pub(super) fn call_error(error: &CallError) -> Bytes {
+pub(super) fn call_error(error: &CallError, era: Era) -> Bytes {
     let text = error.to_string();
     match error {
         CallError::Denied { stage, .. } => object(DENIED, &text, json!({"interceptor": &**stage})),
@@ -47,7 +47,11 @@ pub(super) fn call_error(error: &CallError) -> Bytes {
         }
         CallError::Unknown { kind: "method", .. } => object(METHOD_NOT_FOUND, &text, json!({})),
         CallError::Unknown { kind: "resource", name } => {
-            object(RESOURCE_NOT_FOUND, &text, json!({"uri": name}))
+            let code = match era {
+                Era::Legacy => RESOURCE_NOT_FOUND,
+                Era::Modern => INVALID_PARAMS,
+            };
+            object(code, &text, json!({"uri": name}))
         }
         CallError::Unknown { .. }
         | CallError::Ambiguous { .. }
@@ -60,12 +64,36 @@ pub(super) fn call_error(error: &CallError) -> Bytes {
             | UpstreamError::Deadline { upstream, .. }
             | UpstreamError::Invalid { upstream, .. },
         ) => object(LOST, &text, json!({"upstream": upstream, "executed": "maybe"})),
+        CallError::Upstream(UpstreamError::Http { upstream, status, .. }) => {
+            object(UNAVAILABLE, &text, json!({"upstream": upstream, "status": status}))
+        }
         CallError::Upstream(UpstreamError::Refused { upstream, .. }) => {
             object(INTERNAL_ERROR, &text, json!({"upstream": upstream}))
         }
+        CallError::Refused { .. } => object(INTERNAL_ERROR, &text, json!({"executed": "maybe"})),
         CallError::Cancelled | CallError::NoPipeline => object(INTERNAL_ERROR, &text, json!({})),
         CallError::Busy { .. } => object(BUSY, &text, json!({"executed": "no"})),
     }
+}
+
+/// Returns the error object for a request of a revision that is not spoken here.
+pub(super) fn unsupported_version(asked: &str) -> Bytes {
+    let supported = [crate::mcp::Revision::V2026_07_28.as_str()];
+    object(
+        modern::UNSUPPORTED_VERSION,
+        &format!("protocol revision `{asked}` is not supported"),
+        json!({"supported": supported, "requested": asked}),
+    )
+}
+
+/// Returns the error object for a request whose headers and body disagree.
+pub(super) fn header_mismatch(text: &str) -> Bytes {
+    object(modern::HEADER_MISMATCH, text, json!({}))
+}
+
+/// Returns the error object for a request whose `_meta` lacks something.
+pub(super) fn missing_meta(key: &str) -> Bytes {
+    object(INVALID_PARAMS, &format!("expected `_meta[\"{key}\"]`"), json!({}))
 }
 
 /// Returns the error object for a line that is no message.

@@ -1,29 +1,36 @@
-//! A session of the legacy era: what a client said in `initialize`, what it asked, what it was asked.
-//! The only file that knows sessions exist.
+//! One client and the upstreams it uses: what it said of itself, what it asked, what it was asked.
+//!
+//! In the legacy era that is a session, from `initialize` on. In the modern era, where nothing is
+//! negotiated, it is what requests that say the same of their sender have in common.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use ultra_store::{Redactor, Store};
 
+use super::channel::{Batch, Channel, ReplyTo};
+use super::listening::Listening;
+use super::open::{OpenRequest, Question};
 use super::reply;
-use crate::aggregator::{Aggregator, Target, builtin, merge};
+use crate::aggregator::{Aggregator, Naming, Target, builtin, merge};
+use crate::bridge;
 use crate::gateway::{Call, Gateway};
 use crate::lock;
-use crate::mcp::{self, Kind, Message, MessageError, Revision, json};
+use crate::mcp::modern::RequestMeta;
+use crate::mcp::{self, Era, Kind, Message, MessageError, Revision, json};
 use crate::pipeline::{CallError, Caller, Exchange, Operation, Outcome, SpanContext};
 use crate::rush::Rush;
 use crate::telemetry::{self, Exporter};
 use crate::upstream::{
-    Connection, Guard, ListKind, Listener, Program, Surroundings, Upstream, unix_ns,
+    Connection, Definition, Guard, ListKind, Listener, Origin, Surroundings, Upstream, unix_ns,
 };
-use crate::wire::{Line, Outbox};
+use crate::wire::{NotQueued, Outbox};
 
 /// A client may have this many requests open.
 const OPEN_MAX: usize = 1024;
@@ -45,19 +52,23 @@ pub struct Setup {
     /// Name advertised to clients.
     pub server_name: String,
     /// The enabled upstreams, in the order of the config.
-    pub programs: Vec<(Arc<str>, Program)>,
+    pub upstreams: Vec<Definition>,
+    /// How tools and prompts are named.
+    pub naming: Naming,
     /// Ends what the process leaves behind.
     pub guard: Arc<Guard>,
     /// Keeps records, states and catalogs.
     pub store: Arc<dyn Store>,
     /// Takes secrets out of what is shown.
     pub redactor: Redactor,
-    /// Ends everything.
+    /// Ends the session.
     pub shutdown: CancellationToken,
     /// A call without progress is given up after this long.
     pub call_timeout: Duration,
     /// Learns how lines come.
     pub rush: Arc<Rush>,
+    /// Seals what passes through clients' hands.
+    pub seal: Arc<bridge::Seal>,
     /// Learns of sessions.
     pub exporter: Option<Arc<Exporter>>,
 }
@@ -65,7 +76,8 @@ pub struct Setup {
 /// One client.
 pub struct Session {
     setup: Setup,
-    outbox: Arc<Outbox>,
+    itself: Weak<Self>,
+    channel: Channel,
     /// Calls and upstreams of this session.
     tasks: TaskTracker,
     calls: TaskTracker,
@@ -76,64 +88,58 @@ pub struct Session {
     last_asked: AtomicU64,
     /// An upstream lists something else than before.
     lists_changed: Notify,
+    pub(super) listening: Mutex<Vec<Listening>>,
+    /// Calls that go on upstream while their client finds out what was asked of it.
+    pub parked: bridge::Parking,
 }
 
-/// What is known since `initialize`.
+/// What is known of the client.
 struct Client {
     caller: Arc<Caller>,
     revision: Revision,
     aggregator: Arc<Aggregator>,
 }
 
-/// A request of the client that has no answer yet.
-#[derive(Debug, Default)]
-pub struct OpenRequest {
-    cancel: Notify,
-    sent: OnceLock<(Arc<Connection>, u64)>,
-}
-
-impl OpenRequest {
-    /// Waits until the client withdraws the request.
-    pub async fn cancelled(&self) {
-        self.cancel.notified().await;
-    }
-
-    /// Notes where the request went.
-    pub fn sent(&self, connection: &Arc<Connection>, id: u64) {
-        let _ = self.sent.set((Arc::clone(connection), id));
-    }
-}
-
-/// A request of an upstream that the client has not answered yet.
+/// A request to the client that has no answer yet.
 struct Asked {
-    connection: Arc<Connection>,
-    /// The upstream's id, as raw JSON.
-    id: Bytes,
-    /// The upstream's progress token, as raw JSON.
-    progress_token: Option<Bytes>,
+    asker: Asker,
+    /// Where it was asked.
+    reply_to: Option<ReplyTo>,
 }
 
-/// Where the answer to a request goes.
-#[derive(Clone)]
-enum ReplyTo {
-    /// On a line of its own.
-    Line,
-    /// Into the answer to a batch.
-    Batch(Arc<Batch>),
+/// Who asked the client something.
+enum Asker {
+    /// An upstream.
+    Upstream {
+        connection: Arc<Connection>,
+        /// The upstream's id, as raw JSON.
+        id: Bytes,
+        /// The upstream's progress token, as raw JSON.
+        progress_token: Option<Bytes>,
+    },
+    /// A request of the client's own that cannot go on without.
+    Request(oneshot::Sender<Result<Bytes, CallError>>),
 }
 
-/// Answers to a batch (2025-03-26 only), sent when the last one is there.
-struct Batch {
-    /// Requests without an answer, and the answers.
-    state: Mutex<(usize, Vec<Bytes>)>,
+impl Asked {
+    fn is_of(&self, asking: &Arc<Connection>) -> bool {
+        matches!(&self.asker, Asker::Upstream { connection, .. } if Arc::ptr_eq(connection, asking))
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
 }
 
 impl Session {
-    /// Returns a session whose messages to the client leave through `outbox`.
-    pub fn new(setup: Setup, outbox: Arc<Outbox>) -> Arc<Self> {
-        Arc::new(Self {
+    /// Returns a session whose client has not said anything yet.
+    pub fn new(setup: Setup, channel: Channel) -> Arc<Self> {
+        Arc::new_cyclic(|itself| Self {
             setup,
-            outbox,
+            itself: Weak::clone(itself),
+            channel,
             tasks: TaskTracker::new(),
             calls: TaskTracker::new(),
             client: OnceLock::new(),
@@ -142,32 +148,47 @@ impl Session {
             asked: Mutex::default(),
             last_asked: AtomicU64::new(0),
             lists_changed: Notify::new(),
+            listening: Mutex::default(),
+            parked: bridge::Parking::default(),
         })
     }
 
-    /// Takes one line from the client.
-    pub fn line(self: &Arc<Self>, line: Line) {
-        let (error, line) = match line {
-            Line::Text(line) => match Message::parse(line.clone()) {
-                Ok(message) => return self.message(message, ReplyTo::Line),
-                Err(MessageError::Batch) if self.takes_batches() => return self.batch(&line),
-                Err(error) => (error, line),
-            },
-            Line::TooLong { head } => {
-                (MessageError::Envelope("the message is longer than 64 MiB"), head)
-            }
-        };
-        let id = mcp::recover_id(&line);
-        tracing::warn!(%error, "the client sent something that is no message");
-        self.send(&[mcp::error_line(id.as_deref(), &reply::message_error(&error)).into()]);
+    /// Returns a session for requests that say this of their sender.
+    pub fn modern(setup: Setup, channel: Channel, meta: &RequestMeta) -> Arc<Self> {
+        let session = Self::new(setup, channel);
+        let info = meta.client_info.as_deref().unwrap_or(b"{}");
+        let like_initialize =
+            mcp::edit::set(b"{}", &[("capabilities", &meta.capabilities), ("clientInfo", info)]);
+        session.connect(&like_initialize.into(), Revision::V2026_07_28);
+        session.client_is_ready();
+        session
     }
 
+    /// Takes something that is no message; it may be a batch of them.
+    pub(super) fn unreadable(
+        self: &Arc<Self>,
+        error: &MessageError,
+        text: &Bytes,
+        reply_to: &ReplyTo,
+    ) {
+        if *error == MessageError::Batch && self.takes_batches() {
+            return self.batch(text, reply_to);
+        }
+        let id = mcp::recover_id(text);
+        tracing::warn!(%error, "the client sent something that is no message");
+        self.reply(
+            reply_to,
+            &[mcp::error_line(id.as_deref(), &reply::message_error(error)).into()],
+        );
+    }
+
+    /// Returns whether the revision has batches.
     fn takes_batches(&self) -> bool {
         self.client.get().is_some_and(|client| client.revision == Revision::V2025_03_26)
     }
 
     /// Takes a batch. Its text is valid JSON.
-    fn batch(self: &Arc<Self>, line: &Bytes) {
+    fn batch(self: &Arc<Self>, line: &Bytes, reply_to: &ReplyTo) {
         let messages: Vec<_> =
             json::elements(line).map(|range| Message::parse(line.slice(range))).collect();
         let answers = |message: &Result<Message, _>| {
@@ -176,21 +197,23 @@ impl Session {
         let expected = messages.iter().filter(|message| answers(message)).count();
         if messages.is_empty() {
             let error = reply::invalid_request("the batch is empty");
-            return self.send(&[mcp::error_line(None, &error).into()]);
+            return self.reply(reply_to, &[mcp::error_line(None, &error).into()]);
         }
-        let batch = Arc::new(Batch { state: Mutex::new((expected, Vec::new())) });
+        let batch = Batch::new(expected, self.channel.clone(), reply_to);
         for message in messages {
+            let reply_to = ReplyTo::Batch(Arc::clone(&batch));
             match message {
-                Ok(message) => self.message(message, ReplyTo::Batch(Arc::clone(&batch))),
+                Ok(message) => self.message(message, reply_to),
                 Err(error) => {
                     let line = mcp::error_line(None, &reply::message_error(&error));
-                    self.reply(&ReplyTo::Batch(Arc::clone(&batch)), &[line.into()]);
+                    self.reply(&reply_to, &[line.into()]);
                 }
             }
         }
     }
 
-    fn message(self: &Arc<Self>, message: Message, reply_to: ReplyTo) {
+    /// Takes a message of the legacy era.
+    pub(super) fn message(self: &Arc<Self>, message: Message, reply_to: ReplyTo) {
         match message.kind() {
             Kind::Request => self.request(message, reply_to),
             Kind::Notification => self.notification(&message),
@@ -209,13 +232,13 @@ impl Session {
             }
             ("server/discover", _) => {
                 let unknown = CallError::Unknown { kind: "method", name: method.into_owned() };
-                reply::call_error(&unknown)
+                reply::call_error(&unknown, Era::Legacy)
             }
             (_, None) => reply::invalid_request("the first request must be `initialize`"),
             (_, Some(_)) => {
                 // A client that forgets `notifications/initialized` shows by this that it is ready.
                 self.client_is_ready();
-                match self.open_request(&id) {
+                match self.open_request(&id, None, &reply_to) {
                     Ok(open) => {
                         let call = Arc::clone(self).call(message, id, open, reply_to);
                         self.calls.spawn(call);
@@ -228,18 +251,75 @@ impl Session {
         self.reply(&reply_to, &[mcp::error_line(Some(&id), &refusal).into()]);
     }
 
-    fn open_request(&self, id: &Bytes) -> Result<Arc<OpenRequest>, Bytes> {
+    /// Takes a request of the modern era.
+    pub(super) fn modern_request(
+        self: &Arc<Self>,
+        message: Message,
+        meta: RequestMeta,
+        reply_to: ReplyTo,
+    ) -> Option<Arc<OpenRequest>> {
+        let id = message.id().unwrap_or_default();
+        let method = message.method();
+        let refusal = match &*method {
+            "server/discover" => {
+                let Some(client) = self.client.get() else { return None };
+                let result = self.introduction(&client.aggregator, client.revision);
+                self.reply(&reply_to, &[mcp::result_line(&id, result.as_bytes()).into()]);
+                return None;
+            }
+            "initialize"
+            | "ping"
+            | "logging/setLevel"
+            | "resources/subscribe"
+            | "resources/unsubscribe"
+            | "tasks/list"
+            | "tasks/result" => {
+                let unknown = CallError::Unknown { kind: "method", name: method.into_owned() };
+                reply::call_error(&unknown, Era::Modern)
+            }
+            _ => match self.open_request(&id, Some(meta), &reply_to) {
+                Ok(open) if method == "subscriptions/listen" => {
+                    self.listen(&message, &id, &open);
+                    return Some(open);
+                }
+                Ok(open) => {
+                    let call = Arc::clone(self).call(message, id, Arc::clone(&open), reply_to);
+                    self.calls.spawn(call);
+                    return Some(open);
+                }
+                Err(error) => error,
+            },
+        };
+        self.reply(&reply_to, &[mcp::error_line(Some(&id), &refusal).into()]);
+        None
+    }
+
+    fn open_request(
+        &self,
+        id: &Bytes,
+        meta: Option<RequestMeta>,
+        reply_to: &ReplyTo,
+    ) -> Result<Arc<OpenRequest>, Bytes> {
+        // Requests of the modern era over HTTP have nothing in common, not even their ids.
+        let is_alone = meta.is_some() && matches!(reply_to, ReplyTo::Stream(_));
         let mut open = lock(&self.open);
-        if open.len() >= OPEN_MAX {
-            return Err(reply::call_error(&CallError::Busy { limit: OPEN_MAX }));
+        if open.len() >= OPEN_MAX || self.calls.len() >= OPEN_MAX {
+            return Err(reply::call_error(&CallError::Busy { limit: OPEN_MAX }, self.era()));
         }
-        if open.contains_key(id) {
+        if !is_alone && open.contains_key(id) {
             return Err(reply::invalid_request("a request with this id is open already"));
         }
-        let request = Arc::new(OpenRequest::default());
-        // Copied: the id must not keep the buffer of its line alive.
-        open.insert(Bytes::copy_from_slice(id), Arc::clone(&request));
+        let request = OpenRequest::new(Weak::clone(&self.itself), meta, reply_to.clone());
+        if !is_alone {
+            // Copied: the id must not keep the buffer of its line alive.
+            open.insert(Bytes::copy_from_slice(id), Arc::clone(&request));
+        }
         Ok(request)
+    }
+
+    /// Returns the era its client lives in.
+    pub(super) fn era(&self) -> Era {
+        self.client.get().map_or(Era::Legacy, |client| client.revision.era())
     }
 
     /// Answers `initialize` from what is remembered, and starts the upstreams.
@@ -253,10 +333,22 @@ impl Session {
             let error = CallError::InvalidParams {
                 reason: "expected a string `protocolVersion`".to_owned(),
             };
-            return self
-                .reply(reply_to, &[mcp::error_line(Some(id), &reply::call_error(&error)).into()]);
+            return self.reply(
+                reply_to,
+                &[mcp::error_line(Some(id), &reply::call_error(&error, Era::Legacy)).into()],
+            );
         };
         let revision = Revision::negotiate(&asked);
+        let result = self.connect(&params, revision);
+        self.reply(reply_to, &[mcp::result_line(id, result.as_bytes()).into()]);
+    }
+
+    /// Takes what the client says of itself and makes its upstreams. Returns what to answer.
+    fn connect(self: &Arc<Self>, params: &Bytes, revision: Revision) -> String {
+        let text = |path: &[&str]| {
+            let range = json::at_path(params, path)?;
+            json::string(&params[range]).map(std::borrow::Cow::into_owned)
+        };
         let name = text(&["clientInfo", "name"]).unwrap_or_else(|| "unknown".to_owned());
         let version = text(&["clientInfo", "version"]).unwrap_or_default();
         let principal = if version.is_empty() { name } else { format!("{name}/{version}") };
@@ -290,22 +382,18 @@ impl Session {
             call_timeout: self.setup.call_timeout,
             rush: Arc::clone(&self.setup.rush),
         });
-        let new_upstream = |(name, program): &(Arc<str>, Program)| {
-            Arc::new(Upstream::new(Arc::clone(name), program.clone(), Arc::clone(&surroundings)))
+        let new_upstream = |definition: &Definition| {
+            Arc::new(Upstream::new(definition.clone(), Arc::clone(&surroundings)))
         };
-        let upstreams: Vec<_> = self.setup.programs.iter().map(new_upstream).collect();
-        let (capabilities, instructions) = merge(&upstreams);
-        let aggregator =
-            Arc::new(Aggregator::new(upstreams, surroundings, &self.setup.server_name));
-        let instructions =
-            instructions.map_or_else(String::new, |text| format!(r#","instructions":{text}"#));
-        let result = format!(
-            r#"{{"protocolVersion":"{}","capabilities":{capabilities},"serverInfo":{{"name":{},"title":"Ultra","version":"{}"}}{instructions}}}"#,
-            revision.as_str(),
-            json::quote(&self.setup.server_name),
-            env!("CARGO_PKG_VERSION"),
-        );
-        self.reply(reply_to, &[mcp::result_line(id, result.as_bytes()).into()]);
+        let upstreams: Vec<_> = self.setup.upstreams.iter().map(new_upstream).collect();
+        let aggregator = Arc::new(Aggregator::new(
+            upstreams,
+            surroundings,
+            &self.setup.server_name,
+            self.setup.naming,
+            Arc::clone(&self.setup.seal),
+        ));
+        let result = self.introduction(&aggregator, revision);
         tracing::info!(principal = %caller.principal, revision = revision.as_str(), "client `{}` connected", caller.principal);
         let upstreams = aggregator.upstreams().to_vec();
         let _ = self.client.set(Client { caller, revision, aggregator });
@@ -313,6 +401,29 @@ impl Session {
         for upstream in upstreams {
             let listener: Arc<dyn Listener> = Arc::<Self>::clone(self);
             self.tasks.spawn(upstream.run(listener));
+        }
+        result
+    }
+
+    /// Returns what we say of ourselves: the result of `initialize` or of `server/discover`.
+    fn introduction(&self, aggregator: &Aggregator, revision: Revision) -> String {
+        let (capabilities, instructions) = merge(aggregator.upstreams());
+        let instructions =
+            instructions.map_or_else(String::new, |text| format!(r#","instructions":{text}"#));
+        let name = json::quote(&self.setup.server_name);
+        let info = format!(
+            r#"{{"name":{name},"title":"Ultra","version":"{}"}}"#,
+            env!("CARGO_PKG_VERSION")
+        );
+        let revision = revision.as_str();
+        match Revision::parse(revision).map(Revision::era) {
+            Some(Era::Modern) => format!(
+                r#"{{"resultType":"complete","supportedVersions":["{revision}"],"capabilities":{capabilities}{instructions},"ttlMs":0,"cacheScope":"private","_meta":{{"{}":{info}}}}}"#,
+                mcp::modern::SERVER_INFO
+            ),
+            Some(Era::Legacy) | None => format!(
+                r#"{{"protocolVersion":"{revision}","capabilities":{capabilities},"serverInfo":{info}{instructions}}}"#
+            ),
         }
     }
 
@@ -347,17 +458,47 @@ impl Session {
             Ok(Target::List(_) | Target::TaskList | Target::LogLevel) | Err(_) => {}
         }
         let call = Call { aggregator, message: &message, target, open: &open };
-        let (exchange, answer) = self.setup.gateway.handle(call, exchange).await;
-        lock(&self.open).remove(&id);
+        let (mut exchange, answer) = self.setup.gateway.handle(call, exchange).await;
+        self.close_request(&id, &open);
+        if let (Era::Modern, Some(Outcome::Result { json, .. })) =
+            (self.era(), &mut exchange.outcome)
+        {
+            *json = bridge::complete(&exchange.method, json);
+        }
         match &exchange.outcome {
             // Whoever withdraws a request expects no answer (2025-11-25, basic/utilities/cancellation).
-            Some(Outcome::Failed(CallError::Cancelled)) if matches!(reply_to, ReplyTo::Line) => {}
-            Some(outcome) => self.reply(&reply_to, &answer_line(&id, outcome, answer.as_ref())),
+            Some(Outcome::Failed(CallError::Cancelled)) => match &reply_to {
+                ReplyTo::Channel(_) => {}
+                ReplyTo::Stream(stream) => stream.end(),
+                ReplyTo::Batch(_) => self.reply_outcome(&reply_to, &id, &exchange, None),
+            },
+            Some(_) => self.reply_outcome(&reply_to, &id, &exchange, answer.as_ref()),
             None => {}
         }
     }
 
-    fn notification(self: &Arc<Self>, message: &Message) {
+    fn reply_outcome(
+        &self,
+        to: &ReplyTo,
+        id: &Bytes,
+        exchange: &Exchange,
+        answer: Option<&Message>,
+    ) {
+        if let Some(outcome) = &exchange.outcome {
+            self.reply(to, &answer_line(id, outcome, answer, self.era()));
+        }
+    }
+
+    /// Notes that a request has its answer.
+    pub(super) fn close_request(&self, id: &Bytes, request: &Arc<OpenRequest>) {
+        let mut open = lock(&self.open);
+        if open.get(id).is_some_and(|open| Arc::ptr_eq(open, request)) {
+            open.remove(id);
+        }
+    }
+
+    /// Takes a notification.
+    pub(super) fn notification(self: &Arc<Self>, message: &Message) {
         let Some(client) = self.client.get() else { return };
         match &*message.method() {
             "notifications/initialized" => self.client_is_ready(),
@@ -384,21 +525,27 @@ impl Session {
         else {
             return;
         };
-        if let Some((connection, id)) = request.sent.get()
-            && connection.forget(*id)
+        if let Some((connection, id)) = request.went_to()
+            && connection.forget(id)
             && let Some(range) = json::member(&message.body(), "requestId")
         {
             let params = json::splice(&message.body(), &[(range, id.to_string().into())]);
+            let params = match connection.era() {
+                Era::Legacy => mcp::modern::without_meta(&params),
+                Era::Modern => params,
+            };
             connection.send(&message.with(None, Some(&params.into())));
         }
-        request.cancel.notify_one();
+        request.cancel();
     }
 
     /// Passes on how far the client is with something an upstream asked of it.
     fn progress(&self, message: &Message) {
         let Some(token) = message.body_member("progressToken").and_then(number) else { return };
         let asked = lock(&self.asked);
-        let Some(Asked { connection, progress_token: Some(theirs), .. }) = asked.get(&token) else {
+        let Some(Asker::Upstream { connection, progress_token: Some(theirs), .. }) =
+            asked.get(&token).map(|asked| &asked.asker)
+        else {
             return;
         };
         if let Some(range) = json::member(&message.body(), "progressToken") {
@@ -414,47 +561,93 @@ impl Session {
             tracing::debug!("the client answered something that nobody asked");
             return;
         };
-        asked.connection.asked();
-        asked.connection.send(&message.with(Some(&asked.id), None));
+        match asked.asker {
+            Asker::Upstream { connection, id, .. } => {
+                connection.asked();
+                connection.send(&message.with(Some(&id), None));
+            }
+            Asker::Request(answer) => {
+                let _ = answer.send(match message.is_error() {
+                    false => Ok(message.body()),
+                    true => Err(CallError::Refused {
+                        error: String::from_utf8_lossy(&message.body()).into_owned(),
+                    }),
+                });
+            }
+        }
     }
 
     /// Asks the client on behalf of an upstream.
-    fn ask(&self, connection: &Arc<Connection>, message: &Message) {
-        let id = self.last_asked.fetch_add(1, Ordering::Relaxed) + 1;
+    fn ask(&self, connection: &Arc<Connection>, message: Message, origin: Option<&OpenRequest>) {
         let theirs = message.id().unwrap_or_default();
+        if self.era() == Era::Modern {
+            // It can be asked only in answer to something it asked itself.
+            let question = Question { connection: Arc::clone(connection), message };
+            connection.asks();
+            if origin.is_none_or(|open| open.question(question).is_err()) {
+                connection.asked();
+                let unknown = CallError::Unknown { kind: "method", name: "of a client".to_owned() };
+                let error = reply::call_error(&unknown, Era::Legacy);
+                connection.send(&[mcp::error_line(Some(&theirs), &error).into()]);
+            }
+            return;
+        }
         let params = message.body();
         let token = json::at_path(&params, &["_meta", "progressToken"]);
-        let asked = Asked {
+        let asker = Asker::Upstream {
             connection: Arc::clone(connection),
             id: Bytes::copy_from_slice(&theirs),
             progress_token: token.clone().map(|range| Bytes::copy_from_slice(&params[range])),
         };
-        {
-            let mut all = lock(&self.asked);
-            if all.len() >= ASKED_MAX {
-                let error = reply::call_error(&CallError::Busy { limit: ASKED_MAX });
-                return connection.send(&[mcp::error_line(Some(&theirs), &error).into()]);
-            }
-            all.insert(id, asked);
-        }
+        let reply_to = origin.map(OpenRequest::reply_to);
+        let Some(id) = self.remember(asker, reply_to.clone()) else {
+            let error = reply::call_error(&CallError::Busy { limit: ASKED_MAX }, Era::Legacy);
+            return connection.send(&[mcp::error_line(Some(&theirs), &error).into()]);
+        };
         connection.asks();
-        let id = Bytes::from(id.to_string());
         let params = token.map(|range| Bytes::from(json::splice(&params, &[(range, id.clone())])));
-        self.send(&message.with(Some(&id), params.as_ref()));
+        self.send_by(reply_to.as_ref(), &message.with(Some(&id), params.as_ref()));
+    }
+
+    /// Asks the client on behalf of one of its own requests, and waits for its result.
+    pub(super) async fn ask_client(
+        &self,
+        method: &str,
+        params: &[u8],
+        reply_to: &ReplyTo,
+    ) -> Result<Bytes, CallError> {
+        let (answer, answered) = oneshot::channel();
+        let Some(id) = self.remember(Asker::Request(answer), Some(reply_to.clone())) else {
+            return Err(CallError::Busy { limit: ASKED_MAX });
+        };
+        let number = number(&id).unwrap_or_default();
+        self.send_by(Some(reply_to), &[mcp::request_line(number, method, params).into()]);
+        answered.await.unwrap_or(Err(CallError::Cancelled))
+    }
+
+    /// Returns the id under which the client is asked; none if it is asked too much already.
+    fn remember(&self, asker: Asker, reply_to: Option<ReplyTo>) -> Option<Bytes> {
+        let id = self.last_asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut all = lock(&self.asked);
+        if all.len() >= ASKED_MAX {
+            return None;
+        }
+        all.insert(id, Asked { asker, reply_to });
+        Some(Bytes::from(id.to_string()))
     }
 
     /// Tells the client that an upstream withdrew what it asked, or that it is gone.
     fn withdraw(&self, which: impl Fn(&Asked) -> bool, params: impl Fn(u64) -> Vec<u8>) {
-        let ids: Vec<_> = {
+        let withdrawn: Vec<_> = {
             let mut asked = lock(&self.asked);
-            asked
-                .extract_if(|_, asked| which(asked))
-                .map(|(id, asked)| (id, asked.connection))
-                .collect()
+            asked.extract_if(|_, asked| which(asked)).collect()
         };
-        for (id, connection) in ids {
-            connection.asked();
-            self.send(&[mcp::notification_line("notifications/cancelled", &params(id)).into()]);
+        for (id, Asked { asker, reply_to }) in withdrawn {
+            if let Asker::Upstream { connection, .. } = asker {
+                connection.asked();
+            }
+            let line = mcp::notification_line("notifications/cancelled", &params(id));
+            self.send_by(reply_to.as_ref(), &[line.into()]);
         }
     }
 
@@ -463,22 +656,24 @@ impl Session {
         upstream: &Upstream,
         connection: &Arc<Connection>,
         message: &Message,
+        origin: Option<&OpenRequest>,
     ) {
         match &*message.method() {
             "notifications/tools/list_changed" => upstream.stale(&[ListKind::Tools]),
             "notifications/prompts/list_changed" => upstream.stale(&[ListKind::Prompts]),
             "notifications/resources/list_changed" => {
-                upstream.stale(&[ListKind::Resources, ListKind::Templates])
+                upstream.stale(&[ListKind::Resources, ListKind::Templates]);
             }
+            "notifications/subscriptions/acknowledged" => {}
             "notifications/progress" => {
-                let token = message
+                let known = message
                     .body_member("progressToken")
                     .and_then(|token| connection.progress(token));
-                if let (Some(token), Some(range)) =
-                    (token, json::member(&message.body(), "progressToken"))
-                {
+                let Some((token, caller)) = known else { return };
+                let caller = caller.and_then(request_of);
+                if let Some(range) = json::member(&message.body(), "progressToken") {
                     let params = json::splice(&message.body(), &[(range, token)]);
-                    self.send(&message.with(None, Some(&params.into())));
+                    self.send_for(caller.as_deref(), &message.with(None, Some(&params.into())));
                 }
             }
             "notifications/cancelled" => {
@@ -486,11 +681,28 @@ impl Session {
                 let body = message.body();
                 let Some(range) = json::member(&body, "requestId") else { return };
                 self.withdraw(
-                    |asked| asked.id == theirs && Arc::ptr_eq(&asked.connection, connection),
+                    |asked| {
+                        asked.is_of(connection)
+                            && matches!(&asked.asker, Asker::Upstream { id, .. } if id == theirs)
+                    },
                     |id| json::splice(&body, &[(range.clone(), id.to_string().into())]),
                 );
             }
-            _ => self.send(&message.with(None, None)),
+            "notifications/resources/updated" if self.era() == Era::Modern => {
+                self.tell_of_update(message);
+            }
+            "notifications/resources/updated" => {
+                let params = bridge::without_subscription(&message.body());
+                self.send(&message.with(None, Some(&params)));
+            }
+            "notifications/message" if self.era() == Era::Modern => {
+                if let Some(open) = origin.filter(|open| bridge::wants_log(open, message)) {
+                    self.send_for(Some(open), &message.with(None, None));
+                }
+            }
+            // What is no part of a request has no place in the modern era.
+            _ if self.era() == Era::Modern && origin.is_none() => {}
+            _ => self.send_for(origin, &message.with(None, None)),
         }
     }
 
@@ -507,7 +719,10 @@ impl Session {
                 self.lists_changed.notified().await;
                 tokio::time::sleep(ANNOUNCE_DEBOUNCE).await;
                 for method in list_changed(&client.aggregator.announce()) {
-                    self.send(&[mcp::notification_line(method, b"").into()]);
+                    match client.revision.era() {
+                        Era::Legacy => self.send(&[mcp::notification_line(method, b"").into()]),
+                        Era::Modern => self.tell_of_list(method),
+                    }
                 }
             }
         };
@@ -515,29 +730,51 @@ impl Session {
     }
 
     fn reply(&self, to: &ReplyTo, line: &[Bytes]) {
-        let ReplyTo::Batch(batch) = to else { return self.send(line) };
-        let all = {
-            let mut state = lock(&batch.state);
-            state.1.push(line.concat().trim_ascii_end().to_vec().into());
-            (state.1.len() == state.0).then(|| std::mem::take(&mut state.1))
-        };
-        if let Some(answers) = all {
-            let mut line = Vec::new();
-            crate::upstream::push_array(&mut line, answers.iter());
-            line.push(b'\n');
-            self.send(&[line.into()]);
+        self.check(to.answer(line));
+    }
+
+    /// Sends a message that belongs to nothing.
+    pub(super) fn send(&self, line: &[Bytes]) {
+        self.check(self.channel.send(line));
+    }
+
+    /// Sends what belongs to a request, if it is known to which.
+    fn send_for(&self, request: Option<&OpenRequest>, line: &[Bytes]) {
+        self.send_by(request.map(OpenRequest::reply_to).as_ref(), line);
+    }
+
+    fn send_by(&self, reply_to: Option<&ReplyTo>, line: &[Bytes]) {
+        // A request that has its answer has no stream any more.
+        let sent = reply_to.map_or(Err(NotQueued::Closed), |reply_to| reply_to.message(line));
+        if sent.is_err() {
+            self.send(line);
         }
     }
 
-    fn send(&self, line: &[Bytes]) {
-        if self.outbox.push(line).is_err() {
-            // Closed: the session is ending. Full: a client that does not read 64 MiB is gone.
+    fn check(&self, sent: Result<(), NotQueued>) {
+        // A client that does not read 64 MiB is gone; on lines, so is one that closed them.
+        let is_gone = match sent {
+            Ok(()) => false,
+            Err(NotQueued::Full) => true,
+            Err(NotQueued::Closed) => matches!(self.channel, Channel::Lines(_)),
+        };
+        if is_gone {
             self.setup.shutdown.cancel();
         }
     }
 
+    /// Returns whether something is open.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.calls.is_empty() || !lock(&self.listening).is_empty() || !self.parked.is_empty()
+    }
+
+    pub(super) fn aggregator(&self) -> Option<&Arc<Aggregator>> {
+        Some(&self.client.get()?.aggregator)
+    }
+
     /// Waits for the open calls, at most `grace`, and then for the upstreams to end.
     pub async fn end(&self, grace: Duration) {
+        self.end_listening();
         self.calls.close();
         let _ = tokio::time::timeout(grace, self.calls.wait()).await;
         self.setup.shutdown.cancel();
@@ -547,18 +784,38 @@ impl Session {
 }
 
 impl Listener for Session {
-    fn outbox(&self) -> &Outbox {
-        &self.outbox
+    fn outbox(&self) -> Option<&Outbox> {
+        match &self.channel {
+            Channel::Lines(outbox) => Some(outbox),
+            Channel::Events(_) | Channel::Nowhere => None,
+        }
     }
 
-    fn message(&self, upstream: &Arc<Upstream>, connection: &Arc<Connection>, message: Message) {
+    fn message(
+        &self,
+        upstream: &Arc<Upstream>,
+        connection: &Arc<Connection>,
+        message: Message,
+        origin: Option<Origin>,
+    ) {
         match message.kind() {
             Kind::Request if message.method() == "ping" => {
                 connection
                     .send(&[mcp::result_line(&message.id().unwrap_or_default(), b"{}").into()]);
             }
-            Kind::Request => self.ask(connection, &message),
-            Kind::Notification => self.upstream_notification(upstream, connection, &message),
+            Kind::Request => {
+                // On stdio nothing says what it belongs to; most often there is but one call.
+                let origin = origin.or_else(|| connection.origin(None)).and_then(request_of);
+                self.ask(connection, message, origin.as_deref());
+            }
+            Kind::Notification => {
+                let origin = match self.era() {
+                    Era::Modern => origin.or_else(|| connection.origin(None)),
+                    Era::Legacy => origin,
+                };
+                let origin = origin.and_then(request_of);
+                self.upstream_notification(upstream, connection, &message, origin.as_deref());
+            }
             Kind::Response => {}
         }
     }
@@ -577,7 +834,7 @@ impl Listener for Session {
 
     fn connection_lost(&self, connection: &Arc<Connection>) {
         self.withdraw(
-            |asked| Arc::ptr_eq(&asked.connection, connection),
+            |asked| asked.is_of(connection),
             |id| format!(r#"{{"requestId":{id},"reason":"the server is gone"}}"#).into_bytes(),
         );
     }
@@ -613,11 +870,11 @@ fn exchange(client: &Client, message: &Message) -> Box<Exchange> {
 
 /// Returns the line that answers a request: the upstream's own but for the id, where it is the
 /// upstream's answer.
-fn answer_line(id: &Bytes, outcome: &Outcome, answer: Option<&Message>) -> Vec<Bytes> {
+fn answer_line(id: &Bytes, outcome: &Outcome, answer: Option<&Message>, era: Era) -> Vec<Bytes> {
     let (json, is_error) = match outcome {
         Outcome::Result { json, .. } => (json.clone(), false),
         Outcome::Rpc { json } => (json.clone(), true),
-        Outcome::Failed(error) => (reply::call_error(error), true),
+        Outcome::Failed(error) => (reply::call_error(error, era), true),
     };
     if let Some(answer) = answer.filter(|answer| answer.is_error() == is_error) {
         let body = answer.body();
@@ -649,6 +906,11 @@ fn send_if_ready(upstream: &Arc<Upstream>, message: &Message) {
     if let crate::upstream::State::Ready(connection) = upstream.state() {
         connection.send(&message.with(None, None));
     }
+}
+
+/// Returns the request of ours that somebody's call is.
+fn request_of(origin: Origin) -> Option<Arc<OpenRequest>> {
+    origin.downcast().ok()
 }
 
 fn number(raw: &[u8]) -> Option<u64> {

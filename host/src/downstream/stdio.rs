@@ -11,8 +11,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
+use super::channel::{Channel, ReplyTo};
+use super::modern::Senders;
 use super::{Session, Setup};
-use crate::wire::{LineReader, Outbox};
+use crate::mcp::modern::RequestMeta;
+use crate::mcp::{Kind, Message, MessageError};
+use crate::wire::{Line, LineReader, Outbox, Outlet as _};
 
 /// When the client closed our input, open calls may take this long to finish.
 const DRAIN_AFTER_EOF: Duration = Duration::from_secs(5);
@@ -47,7 +51,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         let rush = Arc::clone(&rush);
         async move { rush.stay_awake().await }
     });
-    let session = Session::new(setup, Arc::clone(&outbox));
+    let client = Client::new(setup, Channel::Lines(Arc::clone(&outbox)));
     let cancelled = shutdown.cancelled();
     tokio::pin!(cancelled);
     let grace = loop {
@@ -58,7 +62,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         match line {
             Ok(Some(line)) => {
                 rush.line();
-                session.line(line);
+                client.line(line);
             }
             Ok(None) => {
                 tracing::info!("the client closed the connection");
@@ -71,10 +75,57 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         }
     };
     staying_awake.abort();
-    session.end(grace).await;
+    client.session.end(grace).await;
+    client.senders.end(grace).await;
     outbox.close();
     let _ = timeout(LAST_WRITE, writing).await;
     Ok(())
+}
+
+/// The client, in whichever era it talks: a session for what follows `initialize`, and none for
+/// requests that say themselves whose they are.
+struct Client {
+    session: Arc<Session>,
+    senders: Senders,
+    reply_to: ReplyTo,
+}
+
+impl Client {
+    fn new(setup: Setup, channel: Channel) -> Self {
+        Self {
+            session: Session::new(setup.clone(), channel.clone()),
+            senders: Senders::new(setup, channel.clone()),
+            reply_to: ReplyTo::Channel(channel),
+        }
+    }
+
+    fn line(&self, line: Line) {
+        let reply_to = self.reply_to.clone();
+        let (error, text) = match line {
+            Line::Text(text) => match Message::parse(text.clone()) {
+                Ok(message) => return self.message(message, reply_to),
+                Err(error) => (error, text),
+            },
+            Line::TooLong { head } => {
+                (MessageError::Envelope("the message is longer than 64 MiB"), head)
+            }
+        };
+        self.session.unreadable(&error, &text, &reply_to);
+    }
+
+    fn message(&self, message: Message, reply_to: ReplyTo) {
+        match message.kind() {
+            Kind::Request => match RequestMeta::of(&message) {
+                Some(meta) => drop(self.senders.request(None, message, meta, reply_to)),
+                None => self.session.message(message, reply_to),
+            },
+            Kind::Notification => {
+                self.senders.notification(&message);
+                self.session.message(message, reply_to);
+            }
+            Kind::Response => self.session.message(message, reply_to),
+        }
+    }
 }
 
 /// Returns our stdin. Pipes and sockets are read without a thread in between; a terminal or a file is

@@ -159,8 +159,16 @@ impl Message {
         if let (Some(span), Some(new)) = (self.id, id) {
             edits.push((span.range(), new));
         }
-        if let (Some(span), Some(new)) = (self.body, body) {
-            edits.push((span.range(), new));
+        let added;
+        match (self.body, body) {
+            (Some(span), Some(new)) => edits.push((span.range(), new)),
+            // A request without params gets some, before its last brace.
+            (None, Some(new)) => {
+                let end = self.line.iter().rposition(|&byte| byte == b'}').unwrap_or_default();
+                added = Bytes::from([b",\"params\":", &new[..]].concat());
+                edits.push((end..end, &added));
+            }
+            (_, None) => {}
         }
         edits.sort_by_key(|(range, _)| range.start);
         let mut pieces = Vec::with_capacity(6);

@@ -1,8 +1,11 @@
 //! MCP on the wire: the raw envelope, names of methods and revisions, edits. No I/O, no policy.
 
+pub mod edit;
 pub mod json;
 mod message;
+pub mod modern;
 mod revision;
+pub mod sse;
 
 pub use json::JsonError;
 pub use message::{

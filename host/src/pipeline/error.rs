@@ -47,6 +47,12 @@ pub enum CallError {
     /// The upstream gave no answer.
     #[error(transparent)]
     Upstream(#[from] crate::upstream::UpstreamError),
+    /// The upstream asked something, and the client answered with an error.
+    #[error("the client did not answer what the upstream asked: {error}")]
+    Refused {
+        /// The error object, as raw JSON.
+        error: String,
+    },
     /// The client withdrew the call.
     #[error("cancelled by the client")]
     Cancelled,

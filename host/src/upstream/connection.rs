@@ -1,9 +1,10 @@
 //! One connection to an upstream: our ids, the calls that are open, their deadlines. Knows JSON-RPC
 //! and no transport.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +12,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::UpstreamError;
-use crate::mcp::{self, Message};
-use crate::wire::{NotQueued, Outbox};
+use crate::lock;
+use crate::mcp::{self, Era, Message, Revision};
+use crate::wire::{NotQueued, Outlet};
 
 /// However much progress a call reports, it ends after this many times its timeout.
 const TIMEOUT_FACTOR_MAX: u32 = 6;
@@ -20,11 +22,16 @@ const TIMEOUT_FACTOR_MAX: u32 = 6;
 /// Progress tokens of tasks are remembered for this many tasks; then the oldest is forgotten.
 const TASK_TOKENS_MAX: usize = 1024;
 
+/// Whoever made a call. The listener knows what it is; what belongs to the call comes with it.
+pub type Origin = Arc<dyn Any + Send + Sync>;
+
 /// A connection to an upstream.
 #[derive(Debug)]
 pub struct Connection {
     upstream: Arc<str>,
-    outbox: Arc<Outbox>,
+    outlet: Arc<dyn Outlet>,
+    /// Negotiated with the upstream; none before.
+    revision: OnceLock<Revision>,
     last_id: AtomicU64,
     open: Mutex<Open>,
 }
@@ -44,6 +51,7 @@ struct Open {
 #[derive(Debug)]
 struct OpenCall {
     answer: oneshot::Sender<Result<Message, UpstreamError>>,
+    origin: Option<Origin>,
     /// The caller's own progress token, as raw JSON.
     progress_token: Option<Bytes>,
     /// When the upstream last reported progress.
@@ -59,10 +67,35 @@ pub struct Patience {
     pub cancels: bool,
 }
 
+/// What belongs to a call besides its line.
+#[derive(Debug, Default)]
+pub struct Sender {
+    /// The caller's own progress token, as raw JSON.
+    pub progress_token: Option<Bytes>,
+    /// Whoever made the call.
+    pub origin: Option<Origin>,
+}
+
 impl Connection {
-    /// Returns a connection whose messages leave through `outbox`.
-    pub fn new(upstream: Arc<str>, outbox: Arc<Outbox>) -> Self {
-        Self { upstream, outbox, last_id: AtomicU64::new(0), open: Mutex::default() }
+    /// Returns a connection whose messages leave through `outlet`.
+    pub fn new(upstream: Arc<str>, outlet: Arc<dyn Outlet>) -> Self {
+        Self {
+            upstream,
+            outlet,
+            revision: OnceLock::new(),
+            last_id: AtomicU64::new(0),
+            open: Mutex::default(),
+        }
+    }
+
+    /// Notes what was negotiated.
+    pub fn negotiated(&self, revision: Revision) {
+        let _ = self.revision.set(revision);
+    }
+
+    /// Returns the era the upstream lives in.
+    pub fn era(&self) -> Era {
+        self.revision.get().map_or(Era::Legacy, |revision| revision.era())
     }
 
     /// Sends one call and waits for its answer, which may be an error of the upstream's own.
@@ -81,7 +114,7 @@ impl Connection {
     pub async fn call(
         &self,
         patience: Patience,
-        progress_token: Option<Bytes>,
+        sender: Sender,
         compose: impl FnOnce(u64) -> Vec<Bytes>,
         sent: impl FnOnce(u64),
     ) -> Result<Message, UpstreamError> {
@@ -94,11 +127,12 @@ impl Connection {
             if let Some(reason) = &open.lost {
                 return Err(self.closed(reason));
             }
-            open.calls.insert(id, OpenCall { answer, progress_token, active: started });
+            let Sender { progress_token, origin } = sender;
+            open.calls.insert(id, OpenCall { answer, origin, progress_token, active: started });
         }
         let guard = CallGuard { connection: self, id, cancels: patience.cancels };
         sent(id);
-        if let Err(reason) = self.outbox.push(&line) {
+        if let Err(reason) = self.outlet.push(&line) {
             self.forget(id);
             return Err(self.closed(match reason {
                 NotQueued::Full => "it does not read its input",
@@ -154,33 +188,38 @@ impl Connection {
 
     /// Returns the caller's own token for one of ours, and notes that the call is alive. `None` for
     /// a token that is unknown or late.
-    pub fn progress(&self, token: &[u8]) -> Option<Bytes> {
+    pub fn progress(&self, token: &[u8]) -> Option<(Bytes, Option<Origin>)> {
         let id: u64 = std::str::from_utf8(token).ok()?.parse().ok()?;
         let mut open = self.lock();
         match open.calls.get_mut(&id) {
             Some(call) => {
                 call.active = Instant::now();
-                call.progress_token.clone()
+                Some((call.progress_token.clone()?, call.origin.clone()))
             }
-            None => open.task_tokens.get(&id).cloned(),
+            None => open.task_tokens.get(&id).map(|token| (token.clone(), None)),
         }
     }
 
-    /// Fails the call an unreadable message was meant for; the oldest one, if that cannot be told.
-    pub fn fail_one(&self, id: Option<u64>, reason: &str) {
-        let call = {
-            let mut open = self.lock();
-            match id {
-                Some(id) => open.calls.remove(&id),
-                None => open.calls.pop_first().map(|(_, call)| call),
-            }
-        };
-        if let Some(call) = call {
-            let upstream = self.upstream.to_string();
-            let _ = call
-                .answer
-                .send(Err(UpstreamError::Invalid { upstream, reason: reason.to_owned() }));
+    /// Returns whoever made a call; without an id, the caller if there is but one, else the last one.
+    pub fn origin(&self, id: Option<u64>) -> Option<Origin> {
+        let open = self.lock();
+        match id {
+            Some(id) => open.calls.get(&id)?.origin.clone(),
+            None => open.calls.values().rev().find_map(|call| call.origin.clone()),
         }
+    }
+
+    /// Ends a call that gets no answer.
+    pub fn fail(&self, id: u64, error: UpstreamError) {
+        let call = self.lock().calls.remove(&id);
+        if let Some(call) = call {
+            let _ = call.answer.send(Err(error));
+        }
+    }
+
+    /// Returns our id of the oldest open call.
+    pub fn oldest(&self) -> Option<u64> {
+        self.lock().calls.first_key_value().map(|(id, _)| *id)
     }
 
     /// Fails all open calls and refuses further ones.
@@ -190,7 +229,7 @@ impl Connection {
             open.lost = Some(reason.into());
             std::mem::take(&mut open.calls)
         };
-        self.outbox.close();
+        self.outlet.close();
         for call in calls.into_values() {
             let _ = call.answer.send(Err(self.lost_error(reason)));
         }
@@ -198,7 +237,7 @@ impl Connection {
 
     /// Sends a line that needs no answer. A peer that is gone or does not read misses it.
     pub fn send(&self, line: &[Bytes]) {
-        let _ = self.outbox.push(line);
+        let _ = self.outlet.push(line);
     }
 
     /// Forgets a call: its answer is dropped, and the upstream is not told.
@@ -235,8 +274,7 @@ impl Connection {
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
-        // Whole between any two statements.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 }
 
@@ -261,12 +299,14 @@ impl Drop for CallGuard<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Outbox;
 
     const PATIENCE: Patience = Patience { timeout: Duration::from_secs(60), cancels: true };
 
     fn connection() -> (Arc<Connection>, Arc<Outbox>) {
         let outbox = Arc::new(Outbox::default());
-        (Arc::new(Connection::new("files".into(), Arc::clone(&outbox))), outbox)
+        let outlet: Arc<dyn Outlet> = Arc::<Outbox>::clone(&outbox);
+        (Arc::new(Connection::new("files".into(), outlet)), outbox)
     }
 
     fn compose(id: u64) -> Vec<Bytes> {
@@ -288,7 +328,8 @@ mod tests {
             assert!(!connection.answer(message(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#.into())));
         };
 
-        let (answer, ()) = tokio::join!(connection.call(PATIENCE, None, compose, |_| {}), answered);
+        let (answer, ()) =
+            tokio::join!(connection.call(PATIENCE, Sender::default(), compose, |_| {}), answered);
 
         assert_eq!(answer.unwrap().body(), r#"{"a":1}"#);
     }
@@ -296,7 +337,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn progress_keeps_a_call_alive_but_not_for_ever() {
         let (connection, _outbox) = connection();
-        let token = Bytes::from_static(b"\"t\"");
+        let sender = Sender { progress_token: Some(Bytes::from_static(b"\"t\"")), origin: None };
         let progressing = async {
             for _ in 0..100 {
                 tokio::time::sleep(Duration::from_secs(50)).await;
@@ -308,7 +349,7 @@ mod tests {
         let started = Instant::now();
 
         let (answer, ()) =
-            tokio::join!(connection.call(PATIENCE, Some(token), compose, |_| {}), progressing);
+            tokio::join!(connection.call(PATIENCE, sender, compose, |_| {}), progressing);
 
         assert!(matches!(answer.unwrap_err(), UpstreamError::Deadline { .. }));
         assert!(started.elapsed() >= Duration::from_secs(360));
@@ -318,7 +359,7 @@ mod tests {
     async fn a_call_that_is_given_up_is_cancelled_upstream() {
         let (connection, outbox) = connection();
 
-        let answer = connection.call(PATIENCE, None, compose, |_| {}).await;
+        let answer = connection.call(PATIENCE, Sender::default(), compose, |_| {}).await;
 
         assert!(matches!(answer.unwrap_err(), UpstreamError::Deadline { .. }));
         outbox.close();
@@ -341,13 +382,14 @@ mod tests {
             connection.lose("it exited with code 3");
         };
 
-        let (answer, ()) = tokio::join!(connection.call(PATIENCE, None, compose, |_| {}), lost);
+        let (answer, ()) =
+            tokio::join!(connection.call(PATIENCE, Sender::default(), compose, |_| {}), lost);
 
         assert_eq!(
             answer.unwrap_err().to_string(),
             "upstream `files` ended during the call: it exited with code 3"
         );
-        let next = connection.call(PATIENCE, None, compose, |_| {}).await;
+        let next = connection.call(PATIENCE, Sender::default(), compose, |_| {}).await;
         assert!(matches!(next.unwrap_err(), UpstreamError::Closed { .. }));
     }
 }

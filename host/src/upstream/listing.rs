@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::UpstreamError;
-use crate::mcp::json;
+use crate::mcp::{Revision, json};
 
 /// An upstream may list this many items of a kind.
 const ITEMS_MAX: usize = 20_000;
@@ -89,6 +89,12 @@ impl Listing {
     pub fn capability(&self, name: &str) -> Option<&[u8]> {
         json::at_path(&self.initialize, &["capabilities", name])
             .map(|range| &self.initialize[range])
+    }
+
+    /// Returns the revision it was last talked to in.
+    pub fn revision(&self) -> Option<Revision> {
+        let range = json::member(&self.initialize, "protocolVersion")?;
+        Revision::parse(&json::string(&self.initialize[range])?)
     }
 
     /// Returns `name/version` from its `serverInfo`.

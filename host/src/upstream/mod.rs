@@ -2,53 +2,35 @@
 
 mod connection;
 mod guard;
+mod handshake;
+mod http;
+mod keeper;
 mod listing;
 mod process;
+mod stdio;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use ultra_store::{Redactor, Store, UpstreamStatus};
+use ultra_store::{Redactor, Store};
 
-pub use connection::{Connection, Patience};
+pub use connection::{Connection, Origin, Patience, Sender};
 pub use guard::{COMMAND as GUARD_COMMAND, Guard, run as run_guard};
+pub use http::{Remote, Transport};
 pub use listing::{ListKind, Listing, push_array};
 pub use process::{Program, StderrTail};
 
-use crate::audit::{self, Event};
-use crate::mcp::{self, Kind, Message, MessageError, Revision, json};
+use crate::lock;
+use crate::mcp::{self, Era, Message, Revision, json};
 use crate::pipeline::Caller;
 use crate::rush::Rush;
-use crate::wire::{Line, LineReader, Outbox};
-use process::{Pipes, Process};
-
-/// A server may take this long to answer `initialize`: `npx` and `uvx` may have to install it first.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// And this long for each page of a list.
-const LIST_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Changes that a server announces within this time are looked at once.
-const LIST_DEBOUNCE: Duration = Duration::from_millis(100);
-
-/// A server that ran this long before it ended is started again at once.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
-
-/// Pause after a first failure; doubles up to [`BACK_OFF_MAX`].
-const BACK_OFF_MIN: Duration = Duration::from_millis(500);
-
-/// A pause up to this long is waited for by the calls that meet it.
-const SOON: Duration = Duration::from_secs(1);
-
-/// See [`BACK_OFF_MIN`].
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
-
-/// What a server wrote before it exited is read for at most this long.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+use crate::wire::Outbox;
+use handshake::START_TIMEOUT;
+use keeper::ENDING;
 
 /// Why an upstream gave no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -77,6 +59,16 @@ pub enum UpstreamError {
         /// The limit.
         limit: Duration,
     },
+    /// An HTTP server refused the message and gave no answer to it.
+    #[error("upstream `{upstream}` answered with HTTP status {reason}")]
+    Http {
+        /// Name in the config.
+        upstream: String,
+        /// The status; 0 where there was none.
+        status: u16,
+        /// The status, and what it said.
+        reason: String,
+    },
     /// What came back is not a response.
     #[error("upstream `{upstream}` sent an invalid message: {reason}")]
     Invalid {
@@ -99,11 +91,17 @@ pub enum UpstreamError {
 
 /// What an upstream tells whoever uses it.
 pub trait Listener: Send + Sync {
-    /// Returns where its messages end up. It is not read while that is full.
-    fn outbox(&self) -> &Outbox;
+    /// Returns where its messages end up, if that is one place. It is not read while that is full.
+    fn outbox(&self) -> Option<&Outbox>;
 
-    /// Takes a request or a notification.
-    fn message(&self, upstream: &Arc<Upstream>, connection: &Arc<Connection>, message: Message);
+    /// Takes a request or a notification, and whoever made the call it belongs to, if that is known.
+    fn message(
+        &self,
+        upstream: &Arc<Upstream>,
+        connection: &Arc<Connection>,
+        message: Message,
+        origin: Option<Origin>,
+    );
 
     /// Learns that a server has just begun to take calls.
     fn ready(&self, upstream: &Arc<Upstream>, connection: &Arc<Connection>);
@@ -157,13 +155,33 @@ pub struct Surroundings {
     pub rush: Arc<Rush>,
 }
 
+/// An MCP server, as configured.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    /// Its name in the config.
+    pub name: Arc<str>,
+    /// How it is reached.
+    pub endpoint: Endpoint,
+    /// The era it is talked to in; found out if none.
+    pub era: Option<Era>,
+}
+
+/// How an upstream is reached.
+#[derive(Debug, Clone)]
+pub enum Endpoint {
+    /// A child process on stdio.
+    Stdio(Program),
+    /// A server behind HTTP.
+    Http(Remote),
+}
+
 /// An MCP server behind the gateway, for one session.
 pub struct Upstream {
     /// Its name in the config.
     pub name: Arc<str>,
     /// How it is reached.
     pub transport: &'static str,
-    program: Program,
+    definition: Definition,
     /// What its remembered catalog depends on besides its name.
     fingerprint: String,
     state: watch::Sender<State>,
@@ -172,6 +190,8 @@ pub struct Upstream {
     /// Lists the server announced a change of, and a bell for whoever looks.
     stale: Mutex<Vec<ListKind>>,
     went_stale: Notify,
+    /// URIs somebody subscribed to, as raw JSON strings, for a server of the modern era.
+    subscriptions: watch::Sender<Vec<Bytes>>,
     surroundings: Arc<Surroundings>,
 }
 
@@ -183,8 +203,9 @@ impl std::fmt::Debug for Upstream {
 
 impl Upstream {
     /// Returns a handle on an upstream that is not started yet, with the listing remembered of it.
-    pub fn new(name: Arc<str>, program: Program, surroundings: Arc<Surroundings>) -> Self {
-        let fingerprint = fingerprint(&program, &surroundings);
+    pub fn new(definition: Definition, surroundings: Arc<Surroundings>) -> Self {
+        let fingerprint = fingerprint(&definition, &surroundings);
+        let name = Arc::clone(&definition.name);
         let remembered = match surroundings.store.catalog(&name, &fingerprint) {
             Ok(remembered) => remembered.as_ref().and_then(Listing::from_json).map(Arc::new),
             Err(error) => {
@@ -194,14 +215,19 @@ impl Upstream {
         };
         Self {
             name,
-            transport: "stdio",
-            program,
+            transport: match definition.endpoint {
+                Endpoint::Stdio(_) => "stdio",
+                Endpoint::Http(Remote { transport: Transport::Sse, .. }) => "sse",
+                Endpoint::Http(_) => "http",
+            },
+            definition,
             fingerprint,
             state: watch::Sender::new(State::Starting),
             listing: watch::Sender::new(remembered),
             stderr: Arc::new(StderrTail::new(surroundings.redactor.clone())),
             stale: Mutex::default(),
             went_stale: Notify::new(),
+            subscriptions: watch::Sender::new(Vec::new()),
             surroundings,
         }
     }
@@ -257,261 +283,17 @@ impl Upstream {
 
     /// Notes that a list must be looked at again.
     pub fn stale(&self, kinds: &[ListKind]) {
-        self.stale.lock().unwrap_or_else(PoisonError::into_inner).extend(kinds);
+        lock(&self.stale).extend(kinds);
         self.went_stale.notify_one();
     }
 
-    /// Keeps the server running until the gateway ends.
-    pub async fn run(self: Arc<Self>, listener: Arc<dyn Listener>) {
-        let shutdown = self.surroundings.shutdown.clone();
-        let mut failures = 0;
-        let mut was_ready = false;
-        let mut last_failure = None;
-        while !shutdown.is_cancelled() {
-            let started = Instant::now();
-            let (reason, ready) = self.run_once(&listener).await;
-            was_ready |= ready;
-            if ready {
-                last_failure = None;
-            }
-            if shutdown.is_cancelled() {
-                break;
-            }
-            if started.elapsed() >= STABLE_AFTER {
-                failures = 0;
-            }
-            let pause = if ready && failures == 0 { Duration::ZERO } else { back_off(failures) };
-            failures += 1;
-            tracing::warn!(
-                upstream = %self.name, retry_ms = pause.as_millis() as u64,
-                "upstream `{}` is down: {reason}{}", self.name, self.last_words()
-            );
-            // A caller waits for a server that ran and is soon back; for another one, nobody waits.
-            let soon = was_ready && pause <= SOON;
-            self.report(if soon { "starting" } else { "waiting" }, Some(&reason));
-            if ready {
-                self.audit(Event::UpstreamDisconnect, Some(&reason));
-            }
-            if !soon {
-                self.enter(State::Waiting { reason: reason.as_str().into() });
-            }
-            last_failure = Some(reason);
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = shutdown.cancelled() => {}
-            }
-            self.enter(State::Starting);
-        }
-        self.enter(State::Stopped);
-        self.report("stopped", last_failure.as_deref());
-        if was_ready {
-            self.audit(Event::UpstreamDisconnect, None);
-        }
-    }
-
-    /// Starts the server and serves it until it ends. Returns why it did, and whether it took calls.
-    async fn run_once(self: &Arc<Self>, listener: &Arc<dyn Listener>) -> (String, bool) {
-        let shutdown = self.surroundings.shutdown.clone();
-        let permit = tokio::select! {
-            permit = self.surroundings.starts.acquire() => permit,
-            () = shutdown.cancelled() => return (ENDING.to_owned(), false),
-        };
-        let started =
-            Process::start(&self.program, &self.surroundings.guard, &self.stderr, &self.name);
-        let (mut process, Pipes { stdin, stdout }) = match started {
-            Ok(started) => started,
-            Err(error) => {
-                return (format!("`{}` cannot be started: {error}", self.program.command), false);
-            }
-        };
-        let outbox = Arc::new(Outbox::default());
-        let connection = Arc::new(Connection::new(Arc::clone(&self.name), Arc::clone(&outbox)));
-        tracing::debug!(upstream = %self.name, pid = process.id(), "upstream `{}` started", self.name);
-
-        let writing = tokio::spawn({
-            let outbox = Arc::clone(&outbox);
-            async move {
-                let _ = outbox.write_to(stdin).await;
-            }
+    /// Says which resources somebody wants to hear of, as raw JSON strings.
+    pub fn subscribe(&self, uris: Vec<Bytes>) {
+        self.subscriptions.send_if_modified(|known| {
+            let changed = *known != uris;
+            *known = uris;
+            changed
         });
-        let mut lines = LineReader::new(stdout);
-        let reason = {
-            let reading = self.read(&mut lines, &connection, listener);
-            let keeping = self.keep(&connection, listener, permit);
-            tokio::pin!(reading, keeping);
-            tokio::select! {
-                reason = &mut reading => reason,
-                reason = &mut keeping => reason,
-                () = shutdown.cancelled() => ENDING.to_owned(),
-                reason = process.exited() => {
-                    let _ = timeout(LAST_WORDS, &mut reading).await;
-                    reason
-                }
-            }
-        };
-        connection.lose(&reason);
-        listener.connection_lost(&connection);
-        let was_ready = matches!(self.state.send_replace(State::Starting), State::Ready(_));
-        // Closing the outbox lets the writer drop the server's stdin.
-        let _ = timeout(LAST_WORDS, writing).await;
-        let ending = process.end().await;
-        (if reason == OUTPUT_ENDED { ending } else { reason }, was_ready)
-    }
-
-    /// Reads what the server says until its output ends. Returns why it did.
-    async fn read(
-        self: &Arc<Self>,
-        lines: &mut LineReader<tokio::process::ChildStdout>,
-        connection: &Arc<Connection>,
-        listener: &Arc<dyn Listener>,
-    ) -> String {
-        loop {
-            let line = match lines.next().await {
-                Ok(Some(line)) => line,
-                Ok(None) => return OUTPUT_ENDED.to_owned(),
-                Err(error) => return format!("its output cannot be read: {error}"),
-            };
-            self.surroundings.rush.line();
-            let message = match line {
-                Line::Text(line) => Message::parse(line.clone()).map_err(|error| (error, line)),
-                Line::TooLong { head } => Err((TOO_LONG, head)),
-            };
-            match message {
-                Ok(message) => self.take(message, connection, listener),
-                // Servers of 2025-03-26 may send batches. The text is valid JSON.
-                Err((MessageError::Batch, line)) => {
-                    for range in json::elements(&line) {
-                        match Message::parse(line.slice(range.clone())) {
-                            Ok(message) => self.take(message, connection, listener),
-                            Err(error) => self.unreadable(connection, &error, &line[range]),
-                        }
-                    }
-                }
-                Err((error, line)) => self.unreadable(connection, &error, &line),
-            }
-            listener.outbox().drained().await;
-        }
-    }
-
-    fn take(
-        self: &Arc<Self>,
-        message: Message,
-        connection: &Arc<Connection>,
-        listener: &Arc<dyn Listener>,
-    ) {
-        if message.kind() != Kind::Response {
-            listener.message(self, connection, message);
-        } else if !connection.answer(message) {
-            tracing::debug!(upstream = %self.name, "an answer that nobody waits for");
-        }
-    }
-
-    /// Deals with output that is no message. What a server logs to the wrong stream is passed over; a
-    /// spoilt answer fails its call, and one too long to tell whose it is the oldest: it would wait in
-    /// vain.
-    fn unreadable(&self, connection: &Connection, error: &MessageError, line: &[u8]) {
-        tracing::warn!(upstream = %self.name, %error, "upstream `{}` sent something that is no message", self.name);
-        let id = mcp::recover_id(line).and_then(|id| std::str::from_utf8(&id).ok()?.parse().ok());
-        if id.is_some() || *error == TOO_LONG {
-            connection.fail_one(id, &error.to_string());
-        }
-    }
-
-    /// Shakes hands, and then keeps the listing current. Returns why it cannot.
-    async fn keep(
-        self: &Arc<Self>,
-        connection: &Arc<Connection>,
-        listener: &Arc<dyn Listener>,
-        permit: Result<tokio::sync::SemaphorePermit<'_>, tokio::sync::AcquireError>,
-    ) -> String {
-        let initialize = match self.initialize(connection).await {
-            Ok(initialize) => initialize,
-            Err(error) => return error.to_string(),
-        };
-        let mut ready = self.surroundings.client_ready.clone();
-        if ready.wait_for(|ready| *ready).await.is_err() {
-            return "the client is gone".to_owned();
-        }
-        connection.send(&[mcp::notification_line("notifications/initialized", b"").into()]);
-        self.enter(State::Ready(Arc::clone(connection)));
-        listener.ready(self, connection);
-        self.report("ready", None);
-        self.audit(Event::UpstreamConnect, None);
-
-        // What cannot be listed now stays as it was remembered.
-        let mut listing =
-            self.listing().map_or_else(Listing::default, |before| Listing::clone(&before));
-        listing.initialize = initialize;
-        let mut kinds = ListKind::ALL.to_vec();
-        let mut permit = Some(permit);
-        loop {
-            for kind in std::mem::take(&mut kinds) {
-                match self.list(connection, &listing, kind).await {
-                    Ok(items) => listing.set(kind, items),
-                    Err(error) => {
-                        tracing::warn!(upstream = %self.name, %error, "`{}` failed", kind.method());
-                    }
-                }
-            }
-            permit.take();
-            self.publish(&listing, listener);
-            self.went_stale.notified().await;
-            sleep(LIST_DEBOUNCE).await;
-            kinds = std::mem::take(&mut *self.stale.lock().unwrap_or_else(PoisonError::into_inner));
-            kinds.sort_unstable();
-            kinds.dedup();
-        }
-    }
-
-    async fn initialize(&self, connection: &Connection) -> Result<Bytes, UpstreamError> {
-        let asked = self.surroundings.revision.as_str();
-        let params = &self.surroundings.initialize;
-        let params = match json::member(params, "protocolVersion") {
-            Some(range) => json::splice(params, &[(range, format!("\"{asked}\"").into())]),
-            None => params.to_vec(),
-        };
-        let patience = Patience { timeout: START_TIMEOUT, cancels: false };
-        let result = self.ask(connection, patience, "initialize", &params).await?;
-        let answered =
-            json::member(&result, "protocolVersion").and_then(|range| json::string(&result[range]));
-        match answered.as_deref().and_then(Revision::parse) {
-            Some(revision) if revision.era() == mcp::Era::Legacy => {
-                Ok(Bytes::copy_from_slice(&result))
-            }
-            _ => Err(UpstreamError::Invalid {
-                upstream: self.name.to_string(),
-                reason: format!(
-                    "it answers with protocol revision `{}`",
-                    answered.unwrap_or_default()
-                ),
-            }),
-        }
-    }
-
-    async fn list(
-        &self,
-        connection: &Connection,
-        listing: &Listing,
-        kind: ListKind,
-    ) -> Result<Vec<Bytes>, UpstreamError> {
-        if listing.capability(kind.capability()).is_none() {
-            return Ok(Vec::new());
-        }
-        let patience = Patience { timeout: LIST_TIMEOUT, cancels: true };
-        let pages = listing::gather(&self.name, kind, |cursor| async move {
-            let params = cursor
-                .map_or_else(Vec::new, |cursor| [b"{\"cursor\":", &cursor[..], b"}"].concat());
-            self.ask(connection, patience, kind.method(), &params).await
-        });
-        match pages.await {
-            // Servers with resources but no templates often do not know the method.
-            Err(UpstreamError::Refused { error, .. })
-                if kind == ListKind::Templates && error.contains("-32601") =>
-            {
-                Ok(Vec::new())
-            }
-            items => items,
-        }
     }
 
     /// Sends a request of our own and returns its result.
@@ -522,9 +304,12 @@ impl Upstream {
         method: &str,
         params: &[u8],
     ) -> Result<Bytes, UpstreamError> {
-        let answer = connection
-            .call(patience, None, |id| vec![mcp::request_line(id, method, params).into()], |_| {})
-            .await?;
+        let params = match connection.era() {
+            Era::Legacy => Bytes::copy_from_slice(params),
+            Era::Modern => self.modern(params, None),
+        };
+        let compose = |id| vec![mcp::request_line(id, method, &params).into()];
+        let answer = connection.call(patience, Sender::default(), compose, |_| {}).await?;
         if answer.is_error() {
             return Err(UpstreamError::Refused {
                 upstream: self.name.to_string(),
@@ -535,66 +320,13 @@ impl Upstream {
         Ok(answer.body())
     }
 
-    fn publish(self: &Arc<Self>, listing: &Listing, listener: &Arc<dyn Listener>) {
-        let changed = self.listing().is_none_or(|before| *before != *listing);
-        if changed {
-            self.surroundings.store.remember_catalog(
-                &self.name,
-                &self.fingerprint,
-                listing.to_json(),
-            );
-            self.listing.send_replace(Some(Arc::new(listing.clone())));
-            listener.listing_changed(self);
-        }
-        self.report("ready", None);
+    /// Returns params that say on whose behalf they are sent, as the modern era wants it.
+    pub fn modern(&self, params: &[u8], log_level: Option<&[u8]>) -> Bytes {
+        let initialize = &self.surroundings.initialize;
+        let member = |key| json::member(initialize, key).map(|range| &initialize[range]);
+        let capabilities = member("capabilities").unwrap_or(b"{}");
+        mcp::modern::with_meta(params, capabilities, member("clientInfo"), log_level).into()
     }
-
-    fn audit(&self, event: Event, reason: Option<&str>) {
-        let Surroundings { store, caller, .. } = &*self.surroundings;
-        audit::record_upstream(store, event, caller, &self.name, reason);
-    }
-
-    fn enter(&self, state: State) {
-        self.state.send_replace(state);
-    }
-
-    fn last_words(&self) -> String {
-        match self.stderr.last(5) {
-            words if words.is_empty() => String::new(),
-            words => format!("; it wrote:\n{words}"),
-        }
-    }
-
-    fn report(&self, state: &str, error: Option<&str>) {
-        let listing = self.listing();
-        let count = |kind| listing.as_ref().map_or(0, |listing| listing.items(kind).len() as u64);
-        self.surroundings.store.upstream(UpstreamStatus {
-            upstream: self.name.to_string(),
-            gateway_pid: std::process::id(),
-            state: state.to_owned(),
-            server: listing.as_ref().and_then(|listing| listing.server()),
-            tools: count(ListKind::Tools),
-            resources: count(ListKind::Resources),
-            prompts: count(ListKind::Prompts),
-            error: error.map(str::to_owned),
-            stderr: Some(self.stderr.last(20)).filter(|text| error.is_some() && !text.is_empty()),
-            unix_ns: unix_ns(),
-        });
-    }
-}
-
-/// What a line is that was read and thrown away.
-const TOO_LONG: MessageError = MessageError::Envelope("a message longer than 64 MiB");
-
-/// Why upstreams end with the gateway.
-const ENDING: &str = "the gateway is ending";
-
-/// The server closed its stdout: what it exits with says more.
-const OUTPUT_ENDED: &str = "its output ended";
-
-/// Returns the pause after so many failures in a row before this one.
-fn back_off(failures: u32) -> Duration {
-    (BACK_OFF_MIN * 2u32.saturating_pow(failures)).min(BACK_OFF_MAX)
 }
 
 /// Returns nanoseconds since 1970 UTC.
@@ -603,16 +335,23 @@ pub fn unix_ns() -> i64 {
     since.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
 
-/// Returns what a remembered catalog depends on: how the server is started, and what it is told of
+/// Returns what a remembered catalog depends on: how the server is reached, and what it is told of
 /// the client (servers list other tools to clients that can do more).
-fn fingerprint(program: &Program, surroundings: &Surroundings) -> String {
+fn fingerprint(definition: &Definition, surroundings: &Surroundings) -> String {
     use sha2::{Digest, Sha256};
     let capabilities = json::member(&surroundings.initialize, "capabilities")
         .map_or(&b""[..], |range| &surroundings.initialize[range]);
-    // Not what it inherits: that differs from one terminal to the next, and the catalog does not.
-    let Program { command, args, env, inherited: _, cwd } = program;
     let mut hash = Sha256::new();
-    hash.update(format!("{command:?}{args:?}{env:?}{cwd:?}\0{}\0", surroundings.revision.as_str()));
+    match &definition.endpoint {
+        // Not what it inherits: that differs from one terminal to the next, and the catalog does not.
+        Endpoint::Stdio(Program { command, args, env, inherited: _, cwd }) => {
+            hash.update(format!("{command:?}{args:?}{env:?}{cwd:?}"));
+        }
+        Endpoint::Http(Remote { uri, headers, transport: _ }) => {
+            hash.update(format!("{uri}{headers:?}"));
+        }
+    }
+    hash.update(format!("\0{:?}{}\0", definition.era, surroundings.revision.as_str()));
     hash.update(capabilities);
     hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }

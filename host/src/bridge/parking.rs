@@ -1,0 +1,196 @@
+//! A modern client on a server of the legacy era that asks something in the middle of a call.
+//!
+//! The client cannot be asked, so it gets what was asked as the result of its request, and the call
+//! stays open upstream until the client makes the request again, with the answers.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::seal::{Inner, STATE_TTL, Seal, digest};
+use crate::downstream::{OpenRequest, Question};
+use crate::lock;
+use crate::mcp::{self, Message, json};
+use crate::pipeline::{CallError, Outcome};
+use crate::upstream::UpstreamError;
+
+/// A client may leave so many calls open.
+const PARKED_MAX: usize = 256;
+
+/// A call that is open upstream.
+#[derive(Debug)]
+pub(crate) struct Running {
+    answer: JoinHandle<Result<Message, UpstreamError>>,
+    questions: mpsc::UnboundedReceiver<Question>,
+    /// The request that began it: what belongs to the call comes to it.
+    began: Arc<OpenRequest>,
+    /// What was asked and is not answered: key, who asked, and under which id.
+    asked: Vec<(String, Question)>,
+    last_key: u64,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Which cancels it upstream.
+        self.answer.abort();
+        for (_, question) in &self.asked {
+            question.connection.asked();
+        }
+    }
+}
+
+/// Calls that wait for their client.
+#[derive(Debug, Default)]
+pub struct Parking {
+    calls: Mutex<HashMap<u64, Running>>,
+    last: AtomicU64,
+}
+
+impl Parking {
+    /// Returns whether no call waits.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.calls).is_empty()
+    }
+}
+
+/// Who calls what: what a state is sealed for.
+pub(crate) struct Place<'a> {
+    pub(crate) seal: &'a Seal,
+    pub(crate) principal: &'a str,
+    pub(crate) upstream: &'a str,
+    pub(crate) method: &'a str,
+    pub(crate) params: &'a [u8],
+}
+
+/// Takes up a call that has begun.
+pub(crate) fn start(
+    open: &Arc<OpenRequest>,
+    call: impl Future<Output = Result<Message, UpstreamError>> + Send + 'static,
+) -> Running {
+    let questions = open.take_questions();
+    Running {
+        answer: tokio::spawn(call),
+        questions,
+        began: Arc::clone(open),
+        asked: Vec::new(),
+        last_key: 0,
+    }
+}
+
+/// Takes up the call a request goes on with, and passes its answers on; none if it begins a new one.
+pub(crate) fn resume(
+    place: &Place<'_>,
+    open: &Arc<OpenRequest>,
+) -> Result<Option<Running>, CallError> {
+    let Some(range) = json::member(place.params, "requestState") else { return Ok(None) };
+    let sealed = json::string(&place.params[range]).unwrap_or_default();
+    let request = digest(place.method, place.params);
+    let gone = || CallError::InvalidParams {
+        reason: "the call that `requestState` names has ended; make the request anew".to_owned(),
+    };
+    let Inner::Parked(number) =
+        place.seal.open(place.principal, place.upstream, request, &sealed)?
+    else {
+        return Err(gone());
+    };
+    let session = open.session().ok_or(CallError::Cancelled)?;
+    let mut running = lock(&session.parked.calls).remove(&number).ok_or_else(gone)?;
+    running.began.continue_in(open);
+    let responses = json::member(place.params, "inputResponses");
+    let responses = responses.map_or(&b"{}"[..], |range| &place.params[range]);
+    running.asked.retain(|(key, question)| {
+        let Some(range) = json::member(responses, key) else { return true };
+        let id = question.message.id().unwrap_or_default();
+        question.connection.asked();
+        question.connection.send(&[mcp::result_line(&id, &responses[range]).into()]);
+        false
+    });
+    Ok(Some(running))
+}
+
+impl Running {
+    /// Waits for the answer, or for something that the client has to be asked first.
+    pub(crate) async fn answer(
+        mut self,
+        place: &Place<'_>,
+    ) -> Result<(Outcome, Option<Message>), CallError> {
+        if self.asked.is_empty() {
+            tokio::select! {
+                biased;
+                answer = &mut self.answer => {
+                    let message = answer.unwrap_or_else(|_| Err(UpstreamError::Lost {
+                        upstream: place.upstream.to_owned(),
+                        reason: "the call was dropped".to_owned(),
+                    }))?;
+                    return Ok((outcome(&message), Some(message)));
+                }
+                Some(question) = self.questions.recv() => self.note(question),
+            }
+        }
+        while let Ok(question) = self.questions.try_recv() {
+            self.note(question);
+        }
+        let session = self.began.session().ok_or(CallError::Cancelled)?;
+        let requests: Vec<_> = self
+            .asked
+            .iter()
+            .map(|(key, question)| input_request(key, &question.message))
+            .collect();
+        let parking = &session.parked;
+        let number = parking.last.fetch_add(1, Ordering::Relaxed) + 1;
+        {
+            let mut calls = lock(&parking.calls);
+            if calls.len() >= PARKED_MAX {
+                return Err(CallError::Busy { limit: PARKED_MAX });
+            }
+            calls.insert(number, self);
+        }
+        let session = Arc::downgrade(&session);
+        tokio::spawn(async move {
+            sleep(STATE_TTL).await;
+            if let Some(session) = session.upgrade() {
+                let outdated = lock(&session.parked.calls).remove(&number);
+                drop(outdated);
+            }
+        });
+        let request = digest(place.method, place.params);
+        let state =
+            place.seal.seal(place.principal, place.upstream, request, Inner::Parked(number));
+        let json = format!(
+            r#"{{"resultType":"input_required","inputRequests":{{{}}},"requestState":"{state}"}}"#,
+            requests.join(",")
+        );
+        Ok((Outcome::Result { json: json.into(), tool_error: false }, None))
+    }
+
+    fn note(&mut self, question: Question) {
+        self.last_key += 1;
+        self.asked.push((format!("request-{}", self.last_key), question));
+    }
+}
+
+fn input_request(key: &str, message: &Message) -> String {
+    let method = json::quote(&message.method());
+    match &message.body()[..] {
+        b"" => format!(r#""{key}":{{"method":{method}}}"#),
+        params => {
+            format!(r#""{key}":{{"method":{method},"params":{}}}"#, String::from_utf8_lossy(params))
+        }
+    }
+}
+
+/// Returns how a call ended that has an answer.
+pub(crate) fn outcome(message: &Message) -> Outcome {
+    let json: Bytes = message.body();
+    match message.is_error() {
+        true => Outcome::Rpc { json },
+        false => {
+            Outcome::Result { tool_error: message.body_member("isError") == Some(b"true"), json }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! `requestState` that passes through the client's hands: nobody else can read, change or reuse it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use chacha20poly1305::aead::{Aead, AeadCore, KeyInit, OsRng};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::mcp::{edit, json};
+use crate::pipeline::CallError;
+
+/// A client may take this long to find out what it was asked.
+pub(super) const STATE_TTL: Duration = Duration::from_secs(600);
+
+const NONCE_BYTES: usize = 24;
+
+/// The key of what this gateway seals.
+pub struct Seal {
+    cipher: XChaCha20Poly1305,
+}
+
+impl std::fmt::Debug for Seal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seal").finish_non_exhaustive()
+    }
+}
+
+impl Default for Seal {
+    /// Returns a key that nobody else has and that ends with the process.
+    fn default() -> Self {
+        Self { cipher: XChaCha20Poly1305::new(&XChaCha20Poly1305::generate_key(OsRng)) }
+    }
+}
+
+/// What is sealed.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// Who may bring it back.
+    principal: String,
+    /// To whom it goes.
+    upstream: String,
+    /// The request it belongs to.
+    request: [u8; 32],
+    expires: u64,
+    /// The upstream's own state, or the number of a parked call.
+    pub(super) inner: Inner,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Inner {
+    Upstream(String),
+    Parked(u64),
+}
+
+impl Seal {
+    /// Returns a seal with this key; gateways that share it can go on with each other's requests.
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self { cipher: XChaCha20Poly1305::new(key.into()) }
+    }
+
+    pub(super) fn seal(
+        &self,
+        principal: &str,
+        upstream: &str,
+        request: [u8; 32],
+        inner: Inner,
+    ) -> String {
+        let expires = now() + STATE_TTL.as_secs();
+        let (principal, upstream) = (principal.to_owned(), upstream.to_owned());
+        let state = State { principal, upstream, request, expires, inner };
+        let text = serde_json::to_vec(&state).unwrap_or_default();
+        let nonce = XChaCha20Poly1305::generate_nonce(OsRng);
+        let mut sealed = nonce.to_vec();
+        sealed.extend(self.cipher.encrypt(&nonce, &text[..]).unwrap_or_default());
+        BASE64_URL_SAFE_NO_PAD.encode(sealed)
+    }
+
+    /// Returns what was sealed, if it was, by whom, for this request, and not long ago.
+    pub(super) fn open(
+        &self,
+        principal: &str,
+        upstream: &str,
+        request: [u8; 32],
+        sealed: &str,
+    ) -> Result<Inner, CallError> {
+        let refused = |reason: &str| CallError::InvalidParams { reason: reason.to_owned() };
+        let unsealed = BASE64_URL_SAFE_NO_PAD.decode(sealed).ok().and_then(|bytes| {
+            let (nonce, text) = bytes.split_at_checked(NONCE_BYTES)?;
+            let text = self.cipher.decrypt(XNonce::from_slice(nonce), text).ok()?;
+            serde_json::from_slice::<State>(&text).ok()
+        });
+        let state =
+            unsealed.ok_or_else(|| refused("`requestState` is not one of this gateway's"))?;
+        if state.principal != principal || state.upstream != upstream || state.request != request {
+            return Err(refused("`requestState` belongs to another request"));
+        }
+        if state.expires < now() {
+            return Err(refused("`requestState` is outdated; make the request anew"));
+        }
+        Ok(state.inner)
+    }
+}
+
+/// Returns what makes a request the same when it is made again: all but its state and answers.
+pub(super) fn digest(method: &str, params: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(method);
+    for key in ["name", "uri", "arguments"] {
+        hash.update([0]);
+        if let Some(range) = json::member(params, key) {
+            hash.update(&params[range]);
+        }
+    }
+    hash.finalize().into()
+}
+
+/// Returns a result whose `requestState` is sealed.
+pub(crate) fn seal_state(
+    seal: &Seal,
+    principal: &str,
+    upstream: &str,
+    method: &str,
+    params: &[u8],
+    result: &Bytes,
+) -> Bytes {
+    let Some(range) = json::member(result, "requestState") else { return result.clone() };
+    let Some(state) = json::string(&result[range.clone()]) else { return result.clone() };
+    let inner = Inner::Upstream(state.into_owned());
+    let sealed = seal.seal(principal, upstream, digest(method, params), inner);
+    json::splice(result, &[(range, json::quote(&sealed).into())]).into()
+}
+
+/// Returns params with the upstream's own `requestState`.
+pub(crate) fn open_state(
+    seal: &Seal,
+    principal: &str,
+    upstream: &str,
+    method: &str,
+    params: &Bytes,
+) -> Result<Bytes, CallError> {
+    let Some(range) = json::member(params, "requestState") else { return Ok(params.clone()) };
+    let sealed = json::string(&params[range]).unwrap_or_default();
+    match seal.open(principal, upstream, digest(method, params), &sealed)? {
+        Inner::Upstream(state) => {
+            Ok(edit::set(params, &[("requestState", json::quote(&state).as_bytes())]).into())
+        }
+        Inner::Parked(_) => Err(CallError::InvalidParams {
+            reason: "`requestState` belongs to a server that has changed meanwhile".to_owned(),
+        }),
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_comes_back_to_whom_it_belongs_and_nobody_else() {
+        let seal = Seal::default();
+        let request = digest("tools/call", br#"{"name":"a","arguments":{}}"#);
+        let sealed = seal.seal("me", "files", request, Inner::Parked(7));
+
+        assert_eq!(seal.open("me", "files", request, &sealed).unwrap(), Inner::Parked(7));
+        let mut tampered = sealed.clone();
+        tampered.replace_range(40..41, if &sealed[40..41] == "A" { "B" } else { "A" });
+        for (principal, upstream, request, text) in [
+            ("you", "files", request, &sealed),
+            ("me", "git", request, &sealed),
+            ("me", "files", digest("tools/call", br#"{"name":"b"}"#), &sealed),
+            ("me", "files", request, &tampered),
+            ("me", "files", request, &String::new()),
+        ] {
+            assert!(seal.open(principal, upstream, request, text).is_err());
+        }
+        assert!(Seal::default().open("me", "files", request, &sealed).is_err());
+    }
+
+    #[test]
+    fn the_upstream_gets_its_own_state_back() {
+        let seal = Seal::default();
+        let params = Bytes::from_static(br#"{"name":"a"}"#);
+        let result = Bytes::from_static(br#"{"resultType":"input_required","requestState":"\"x"}"#);
+        let sealed = seal_state(&seal, "me", "up", "tools/call", &params, &result);
+        let state = &sealed[json::member(&sealed, "requestState").unwrap()];
+        let retry = Bytes::from(edit::set(&params, &[("requestState", state)]));
+
+        let opened = open_state(&seal, "me", "up", "tools/call", &retry).unwrap();
+
+        assert_eq!(opened, r#"{"requestState":"\"x","name":"a"}"#);
+    }
+}

@@ -1,0 +1,152 @@
+//! Streamable HTTP on our side, for clients of both eras. Framing, headers and status codes; no method
+//! is known here but `initialize`.
+
+mod answer;
+mod guard;
+mod headers;
+mod request;
+mod sessions;
+mod stream;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::{interval, sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+pub use guard::{Guard, Secret};
+pub use stream::Stream;
+
+use super::Setup;
+use crate::aggregator::Naming;
+use request::Endpoint;
+
+/// So many clients may be connected at a time.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// A client may take this long to send the head of a request, and keep a connection idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Sessions without a request are looked for so often.
+const SWEEP_PERIOD: Duration = Duration::from_secs(30);
+
+/// When we are told to terminate, open calls may take this long to finish.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// And connections this long to close.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// Every endpoint there is.
+struct Routes {
+    guard: Guard,
+    merged: Endpoint,
+    servers: HashMap<Arc<str>, Endpoint>,
+}
+
+impl Routes {
+    fn new(setup: &Setup, guard: Guard) -> Self {
+        let one = |upstream: &crate::upstream::Definition| {
+            let setup =
+                Setup { upstreams: vec![upstream.clone()], naming: Naming::Own, ..setup.clone() };
+            (Arc::clone(&upstream.name), Endpoint::new(setup))
+        };
+        Self {
+            guard,
+            merged: Endpoint::new(setup.clone()),
+            servers: setup.upstreams.iter().map(one).collect(),
+        }
+    }
+
+    /// Returns the endpoint at a path: `/mcp`, or `/servers/<name>/mcp`.
+    fn find(&self, path: &str) -> Option<&Endpoint> {
+        match path.strip_prefix("/servers/").and_then(|rest| rest.strip_suffix("/mcp")) {
+            Some(name) => self.servers.get(name),
+            None => (path == "/mcp").then_some(&self.merged),
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Endpoint> {
+        std::iter::once(&self.merged).chain(self.servers.values())
+    }
+}
+
+/// Serves clients until `setup.shutdown` is cancelled, and then ends the upstreams.
+pub async fn serve(listener: TcpListener, setup: Setup, guard: Guard) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "listening on http://{address}/mcp");
+    let shutdown = setup.shutdown.clone();
+    let routes = Arc::new(Routes::new(&setup, guard));
+    let connections = TaskTracker::new();
+    let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut sweep = interval(SWEEP_PERIOD);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = sweep.tick() => {
+                routes.all().for_each(Endpoint::end_idle);
+                continue;
+            }
+            () = shutdown.cancelled() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Too many open files, most likely: they become fewer.
+                tracing::warn!(%error, "a connection cannot be accepted");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&free).try_acquire_owned() else {
+            tracing::warn!(%peer, "refused: {CONNECTIONS_MAX} clients are connected");
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let (routes, shutdown) = (Arc::clone(&routes), shutdown.clone());
+        connections.spawn(async move {
+            connection(TokioIo::new(stream), peer, routes, shutdown).await;
+            drop(permit);
+        });
+    }
+    for endpoint in routes.all() {
+        endpoint.end(DRAIN).await;
+    }
+    connections.close();
+    let _ = timeout(CLOSE, connections.wait()).await;
+    Ok(())
+}
+
+async fn connection(
+    io: TokioIo<tokio::net::TcpStream>,
+    peer: SocketAddr,
+    routes: Arc<Routes>,
+    shutdown: tokio_util::sync::CancellationToken,
+) {
+    let service = service_fn(|request| {
+        let routes = Arc::clone(&routes);
+        async move { Ok::<_, std::convert::Infallible>(request::respond(&routes, request).await) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(io, service);
+    tokio::pin!(serving);
+    let served = tokio::select! {
+        served = serving.as_mut() => served,
+        () = shutdown.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%peer, %error, "a connection ended");
+    }
+}

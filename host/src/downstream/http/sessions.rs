@@ -1,0 +1,193 @@
+//! Sessions of the legacy era over HTTP: named by us, ended by the client or by silence.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Stream;
+use crate::downstream::channel::Channel;
+use crate::downstream::{Session, Setup};
+use crate::lock;
+
+/// So many sessions may be open. The one that was silent longest makes room.
+const SESSIONS_MAX: usize = 1000;
+
+/// A session is ended after so long without a request or a listener.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// One that was never used is ended after so long.
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Streams of one session that can be resumed.
+const STREAMS_MAX: usize = 64;
+
+/// Sessions by their id.
+pub(super) struct Sessions {
+    setup: Setup,
+    open: Mutex<HashMap<String, Arc<HttpSession>>>,
+}
+
+/// A session and its streams.
+pub(super) struct HttpSession {
+    pub(super) id: String,
+    pub(super) session: Arc<Session>,
+    /// What belongs to no request; read by `GET`.
+    pub(super) unasked: Arc<Stream>,
+    shutdown: CancellationToken,
+    state: Mutex<State>,
+}
+
+struct State {
+    used: Instant,
+    /// Requests since it was made.
+    requests: u64,
+    /// Whether somebody reads [`HttpSession::unasked`].
+    listeners: usize,
+    streams: Vec<(String, Arc<Stream>)>,
+    last_stream: u64,
+}
+
+impl Sessions {
+    pub(super) fn new(setup: Setup) -> Self {
+        Self { setup, open: Mutex::default() }
+    }
+
+    /// Opens a session.
+    pub(super) fn open(&self) -> Arc<HttpSession> {
+        let shutdown = self.setup.shutdown.child_token();
+        let setup = Setup { shutdown: shutdown.clone(), ..self.setup.clone() };
+        let unasked = Arc::new(Stream::new(Some("0".to_owned())));
+        let session = Session::new(setup, Channel::Events(Arc::clone(&unasked)));
+        let id = format!("{:032x}", rand::random::<u128>());
+        let state = State {
+            used: Instant::now(),
+            requests: 0,
+            listeners: 0,
+            streams: Vec::new(),
+            last_stream: 0,
+        };
+        let opened = Arc::new(HttpSession {
+            id: id.clone(),
+            session,
+            unasked,
+            shutdown,
+            state: Mutex::new(state),
+        });
+        let mut open = lock(&self.open);
+        if open.len() >= SESSIONS_MAX {
+            let oldest = open.values().min_by_key(|session| {
+                let state = lock(&session.state);
+                (session.session.is_busy() || state.listeners > 0, state.used)
+            });
+            if let Some(session) =
+                oldest.map(|session| session.id.clone()).and_then(|id| open.remove(&id))
+            {
+                tracing::warn!("a session makes room for another: {SESSIONS_MAX} are open");
+                session.end();
+            }
+        }
+        open.insert(id, Arc::clone(&opened));
+        opened
+    }
+
+    /// Returns a session that is open, and notes that it is used.
+    pub(super) fn find(&self, id: &str) -> Option<Arc<HttpSession>> {
+        let session = lock(&self.open).get(id).cloned()?;
+        if session.shutdown.is_cancelled() {
+            lock(&self.open).remove(id);
+            return None;
+        }
+        let mut state = lock(&session.state);
+        state.used = Instant::now();
+        state.requests += 1;
+        drop(state);
+        Some(session)
+    }
+
+    /// Ends a session. Returns whether there was one.
+    pub(super) fn close(&self, id: &str) -> bool {
+        let session = lock(&self.open).remove(id);
+        session.map(|session| session.end()).is_some()
+    }
+
+    /// Ends the sessions that nobody uses any more.
+    pub(super) fn end_idle(&self) {
+        let idle: Vec<_> = lock(&self.open)
+            .extract_if(|_, session| session.is_idle())
+            .map(|(_, session)| session)
+            .collect();
+        for session in idle {
+            session.end();
+        }
+    }
+
+    pub(super) async fn end(&self, grace: Duration) {
+        let open: Vec<_> = lock(&self.open).drain().map(|(_, session)| session).collect();
+        for session in open {
+            session.session.end(grace).await;
+            session.unasked.end();
+        }
+    }
+}
+
+impl HttpSession {
+    /// Returns a stream for one request.
+    pub(super) fn stream(&self) -> Arc<Stream> {
+        let mut state = lock(&self.state);
+        state.last_stream += 1;
+        let name = state.last_stream.to_string();
+        let stream = Arc::new(Stream::new(Some(name.clone())));
+        if state.streams.len() >= STREAMS_MAX {
+            let over = state.streams.iter().position(|(_, stream)| stream.is_over()).unwrap_or(0);
+            state.streams.remove(over);
+        }
+        state.streams.push((name, Arc::clone(&stream)));
+        stream
+    }
+
+    /// Returns the stream an event came by, and the event's number.
+    pub(super) fn resume(&self, event_id: &str) -> Option<(Arc<Stream>, Option<u64>)> {
+        let (name, number) = event_id.split_once('-')?;
+        let number = number.parse().ok();
+        if name == "0" {
+            return Some((Arc::clone(&self.unasked), number));
+        }
+        let state = lock(&self.state);
+        let (_, stream) = state.streams.iter().find(|(known, _)| known == name)?;
+        Some((Arc::clone(stream), number))
+    }
+
+    /// Notes that somebody listens, until the returned value is dropped.
+    pub(super) fn listens(self: &Arc<Self>) -> ListenGuard {
+        lock(&self.state).listeners += 1;
+        ListenGuard(Arc::clone(self))
+    }
+
+    fn is_idle(&self) -> bool {
+        let state = lock(&self.state);
+        let limit = if state.requests <= 1 { UNUSED_TIMEOUT } else { IDLE_TIMEOUT };
+        state.listeners == 0 && state.used.elapsed() > limit && !self.session.is_busy()
+            || self.shutdown.is_cancelled()
+    }
+
+    fn end(&self) {
+        self.shutdown.cancel();
+        self.unasked.end();
+        let session = Arc::clone(&self.session);
+        tokio::spawn(async move { session.end(Duration::ZERO).await });
+    }
+}
+
+/// Somebody listens to a session.
+pub(super) struct ListenGuard(Arc<HttpSession>);
+
+impl Drop for ListenGuard {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0.state);
+        state.listeners -= 1;
+        state.used = Instant::now();
+    }
+}

@@ -1,0 +1,251 @@
+//! The events of one response, or of what a client listens to: made by the session, read by whoever
+//! holds the response, and again by the client that lost it.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use crate::lock;
+use crate::mcp::sse;
+use crate::wire::{LINE_BYTES_MAX, NotQueued};
+
+/// So much may wait for a client that does not read. One message always fits.
+const WAITING_BYTES_MAX: usize = LINE_BYTES_MAX;
+
+/// So much is kept for a client that comes back.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+const KEPT_MAX: usize = 1000;
+
+/// A stream of events.
+#[derive(Debug)]
+pub struct Stream {
+    /// The first half of its events' ids; none if a stream that breaks off cannot be resumed.
+    name: Option<String>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<Event>,
+    /// Number of the first event.
+    first: u64,
+    bytes: usize,
+    ended: bool,
+    /// Counts who reads: a new reader replaces the one before.
+    readers: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Event {
+    /// The line, without its line feed.
+    line: Bytes,
+    read: bool,
+}
+
+/// Where a reader of a stream is.
+#[derive(Debug)]
+pub(super) struct Reader {
+    number: u64,
+    next: u64,
+}
+
+/// What a reader finds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A message; and whether it is the last one.
+    Event(Bytes, bool),
+    /// There are no more.
+    End,
+}
+
+impl Stream {
+    /// Returns a stream; one with a name can be resumed.
+    pub(super) fn new(name: Option<String>) -> Self {
+        Self { name, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Adds a message.
+    pub(in crate::downstream) fn push(&self, line: &[Bytes]) -> Result<(), NotQueued> {
+        self.add(line, false)
+    }
+
+    /// Adds the last message.
+    pub(in crate::downstream) fn answer(&self, line: &[Bytes]) -> Result<(), NotQueued> {
+        self.add(line, true)
+    }
+
+    fn add(&self, line: &[Bytes], last: bool) -> Result<(), NotQueued> {
+        {
+            let mut state = lock(&self.state);
+            if state.ended {
+                return Err(NotQueued::Closed);
+            }
+            let waiting: usize = state
+                .events
+                .iter()
+                .rev()
+                .take_while(|event| !event.read)
+                .map(|event| event.line.len())
+                .sum();
+            if waiting > WAITING_BYTES_MAX {
+                return Err(NotQueued::Full);
+            }
+            let line = one_line(line);
+            state.bytes += line.len();
+            state.events.push_back(Event { line, read: false });
+            state.ended = last;
+            state.forget(self.name.is_some());
+        }
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Ends the stream without another message.
+    pub(in crate::downstream) fn end(&self) {
+        lock(&self.state).ended = true;
+        self.changed.notify_waiters();
+    }
+
+    /// Returns whether all was said and read.
+    pub(super) fn is_over(&self) -> bool {
+        let state = lock(&self.state);
+        state.ended && state.events.iter().all(|event| event.read)
+    }
+
+    /// Reads from the beginning, or after an event that was seen. Whoever read before reads no more.
+    pub(super) fn read(&self, after: Option<u64>) -> Reader {
+        let mut state = lock(&self.state);
+        state.readers += 1;
+        let first_unread = state.events.iter().take_while(|event| event.read).count() as u64;
+        let next = after.map_or(state.first + first_unread, |seen| (seen + 1).max(state.first));
+        self.changed.notify_waiters();
+        Reader { number: state.readers, next }
+    }
+
+    /// Waits for the next event.
+    pub(super) async fn next(&self, reader: &mut Reader) -> Next {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(next) = self.try_next(reader) {
+                return next;
+            }
+            changed.await;
+        }
+    }
+
+    fn try_next(&self, reader: &mut Reader) -> Option<Next> {
+        let mut state = lock(&self.state);
+        if state.readers != reader.number {
+            return Some(Next::End);
+        }
+        reader.next = reader.next.max(state.first);
+        let index = usize::try_from(reader.next - state.first).unwrap_or(usize::MAX);
+        let count = state.events.len();
+        let ended = state.ended;
+        let Some(event) = state.events.get_mut(index) else {
+            return ended.then_some(Next::End);
+        };
+        event.read = true;
+        let line = event.line.clone();
+        let last = ended && index + 1 == count;
+        reader.next += 1;
+        state.forget(self.name.is_some());
+        Some(Next::Event(line, last))
+    }
+
+    /// Returns an event as it goes over the wire: that which the reader found last.
+    pub(super) fn event(&self, reader: &Reader, line: &Bytes) -> Vec<Bytes> {
+        let id = self.name.as_ref().map(|name| format!("{name}-{}", reader.next - 1));
+        sse::event(id.as_deref(), &[line.clone(), Bytes::from_static(b"\n")])
+    }
+
+    /// Returns an event that says nothing but where to resume, and how soon.
+    pub(super) fn priming(&self, reader: &Reader) -> Option<Bytes> {
+        let name = self.name.as_ref()?;
+        Some(
+            match reader.next.checked_sub(1) {
+                Some(seen) => format!("id: {name}-{seen}\nretry: 1000\ndata: \n\n"),
+                None => format!("id: {name}-start\nretry: 1000\ndata: \n\n"),
+            }
+            .into(),
+        )
+    }
+}
+
+impl State {
+    /// Drops what was read, but for what a client may come back for.
+    fn forget(&mut self, resumable: bool) {
+        let (kept, kept_bytes) = if resumable { (KEPT_MAX, KEPT_BYTES_MAX) } else { (0, 0) };
+        while let Some(event) = self.events.front()
+            && event.read
+            && (self.events.len() > kept || self.bytes > kept_bytes)
+        {
+            self.bytes -= event.line.len();
+            self.first += 1;
+            self.events.pop_front();
+        }
+    }
+}
+
+/// Joins a line's pieces, without its line feed.
+fn one_line(pieces: &[Bytes]) -> Bytes {
+    match pieces {
+        [line] if line.ends_with(b"\n") => line.slice(..line.len() - 1),
+        pieces => {
+            let mut line = pieces.concat();
+            if line.last() == Some(&b'\n') {
+                line.pop();
+            }
+            line.into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> Vec<Bytes> {
+        vec![Bytes::from(format!("{text}\n"))]
+    }
+
+    fn event(text: &'static str, last: bool) -> Next {
+        Next::Event(text.into(), last)
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_read_once_and_ends_with_its_answer() {
+        let stream = Stream::new(None);
+        let mut reader = stream.read(None);
+        stream.push(&line("1")).unwrap();
+        stream.answer(&line("2")).unwrap();
+
+        assert_eq!(stream.next(&mut reader).await, event("1", false));
+        assert_eq!(stream.next(&mut reader).await, event("2", true));
+        assert_eq!(stream.next(&mut reader).await, Next::End);
+        assert!(stream.is_over());
+        assert_eq!(stream.push(&line("3")), Err(NotQueued::Closed));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_comes_back_goes_on_where_it_was() {
+        let stream = Stream::new(Some("s".into()));
+        let mut first = stream.read(None);
+        for text in ["1", "2", "3"] {
+            stream.push(&line(text)).unwrap();
+            stream.next(&mut first).await;
+        }
+
+        let mut second = stream.read(Some(0));
+
+        assert_eq!(stream.next(&mut second).await, event("2", false));
+        assert_eq!(stream.next(&mut first).await, Next::End);
+        let written = String::from_utf8(stream.event(&second, &"2".into()).concat()).unwrap();
+        assert_eq!(written, "event: message\nid: s-1\ndata: 2\n\n");
+    }
+}

@@ -1,0 +1,136 @@
+//! Clients of the modern era. A request says all that is to be known of its sender; senders that say
+//! the same share one set of upstreams.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::channel::{Channel, ReplyTo};
+use super::{OpenRequest, Session, Setup, reply};
+use crate::lock;
+use crate::mcp::modern::RequestMeta;
+use crate::mcp::{self, Message, Revision};
+
+/// So many different senders may have upstreams at a time.
+const SENDERS_MAX: usize = 256;
+
+/// Upstreams of a sender that has been silent for this long are ended.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// All modern clients of one endpoint.
+pub(super) struct Senders {
+    setup: Setup,
+    channel: Channel,
+    sessions: Mutex<HashMap<Sender, Known>>,
+}
+
+/// What makes senders the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Sender {
+    /// Who it is, if it had to prove that.
+    principal: Option<Arc<str>>,
+    capabilities: Bytes,
+    info: Option<Bytes>,
+}
+
+struct Known {
+    session: Arc<Session>,
+    shutdown: CancellationToken,
+    used: Instant,
+}
+
+impl Senders {
+    pub(super) fn new(setup: Setup, channel: Channel) -> Self {
+        Self { setup, channel, sessions: Mutex::default() }
+    }
+
+    /// Takes a request. Returns it while it is open.
+    pub(super) fn request(
+        &self,
+        principal: Option<&Arc<str>>,
+        message: Message,
+        meta: Result<RequestMeta, &'static str>,
+        reply_to: ReplyTo,
+    ) -> Option<Arc<OpenRequest>> {
+        let id = message.id().unwrap_or_default();
+        let refusal = match meta {
+            Err(key) => reply::missing_meta(key),
+            Ok(meta) if meta.version != Revision::V2026_07_28.as_str() => {
+                reply::unsupported_version(&meta.version)
+            }
+            Ok(meta) => {
+                let session = self.session(principal, &meta);
+                return session.modern_request(message, meta, reply_to);
+            }
+        };
+        let _ = reply_to.answer(&[mcp::error_line(Some(&id), &refusal).into()]);
+        None
+    }
+
+    /// Withdraws a request, where requests are withdrawn by their id.
+    pub(super) fn notification(&self, message: &Message) {
+        let sessions: Vec<_> =
+            lock(&self.sessions).values().map(|known| Arc::clone(&known.session)).collect();
+        for session in sessions {
+            session.notification(message);
+        }
+    }
+
+    fn session(&self, principal: Option<&Arc<str>>, meta: &RequestMeta) -> Arc<Session> {
+        let sender = Sender {
+            principal: principal.cloned(),
+            capabilities: meta.capabilities.clone(),
+            info: meta.client_info.clone(),
+        };
+        let now = Instant::now();
+        let mut sessions = lock(&self.sessions);
+        if let Some(known) = sessions.get_mut(&sender) {
+            known.used = now;
+            return Arc::clone(&known.session);
+        }
+        if sessions.len() >= SENDERS_MAX {
+            let idle = sessions.iter().filter(|(_, known)| !known.session.is_busy());
+            let oldest = idle.min_by_key(|(_, known)| known.used).map(|(sender, _)| sender.clone());
+            if let Some(known) = oldest.and_then(|oldest| sessions.remove(&oldest)) {
+                known.end();
+            }
+        }
+        let shutdown = self.setup.shutdown.child_token();
+        let setup = Setup { shutdown: shutdown.clone(), ..self.setup.clone() };
+        let session = Session::modern(setup, self.channel.clone(), meta);
+        sessions.insert(sender, Known { session: Arc::clone(&session), shutdown, used: now });
+        session
+    }
+
+    /// Ends the upstreams of senders that have been silent for long.
+    pub(super) fn end_idle(&self) {
+        let now = Instant::now();
+        let idle: Vec<_> = lock(&self.sessions)
+            .extract_if(|_, known| now - known.used > IDLE_TIMEOUT && !known.session.is_busy())
+            .collect();
+        for (_, known) in idle {
+            known.end();
+        }
+    }
+
+    /// Waits for the open calls, at most `grace`, and then for the upstreams to end.
+    pub(super) async fn end(&self, grace: Duration) {
+        let sessions: Vec<_> =
+            lock(&self.sessions).drain().map(|(_, known)| known.session).collect();
+        for session in &sessions {
+            session.end(grace).await;
+        }
+    }
+}
+
+impl Known {
+    fn end(self) {
+        self.shutdown.cancel();
+        let session = self.session;
+        tokio::spawn(async move { session.end(Duration::ZERO).await });
+    }
+}

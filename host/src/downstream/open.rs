@@ -1,0 +1,124 @@
+//! A request of a client that has no answer yet.
+
+use std::sync::{Arc, Mutex, Weak};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+
+use super::Session;
+use super::channel::ReplyTo;
+use crate::lock;
+use crate::mcp::Message;
+use crate::mcp::modern::RequestMeta;
+use crate::pipeline::CallError;
+use crate::upstream::Connection;
+use crate::wire::NotQueued;
+
+/// A request of a client that has no answer yet.
+#[derive(Debug)]
+pub struct OpenRequest {
+    session: Weak<Session>,
+    /// What it says of itself, in the modern era.
+    meta: Option<RequestMeta>,
+    reply_to: Mutex<ReplyTo>,
+    cancel: Notify,
+    sent: Mutex<Option<(Arc<Connection>, u64)>>,
+    /// Takes what the upstream asks meanwhile, where the client cannot be asked.
+    questions: Mutex<Option<mpsc::UnboundedSender<Question>>>,
+}
+
+/// What an upstream asks while it works on a request.
+#[derive(Debug)]
+pub struct Question {
+    /// Who asks.
+    pub connection: Arc<Connection>,
+    /// Method, id and params.
+    pub message: Message,
+}
+
+impl OpenRequest {
+    pub(super) fn new(
+        session: Weak<Session>,
+        meta: Option<RequestMeta>,
+        reply_to: ReplyTo,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            session,
+            meta,
+            reply_to: Mutex::new(reply_to),
+            cancel: Notify::new(),
+            sent: Mutex::default(),
+            questions: Mutex::default(),
+        })
+    }
+
+    /// Returns what it says of itself; none in the legacy era.
+    pub fn meta(&self) -> Option<&RequestMeta> {
+        self.meta.as_ref()
+    }
+
+    /// Waits until the client withdraws the request.
+    pub async fn cancelled(&self) {
+        self.cancel.notified().await;
+    }
+
+    /// Withdraws the request.
+    pub(super) fn cancel(&self) {
+        self.cancel.notify_one();
+    }
+
+    /// Withdraws the request as a client does that closed its response: the upstream learns it.
+    pub(super) fn withdraw(&self) {
+        self.cancel();
+    }
+
+    /// Notes where the request went.
+    pub fn sent(&self, connection: &Arc<Connection>, id: u64) {
+        *lock(&self.sent) = Some((Arc::clone(connection), id));
+    }
+
+    /// Returns where it went.
+    pub(super) fn went_to(&self) -> Option<(Arc<Connection>, u64)> {
+        lock(&self.sent).clone()
+    }
+
+    /// Sends what belongs to the request.
+    pub(super) fn message(&self, line: &[Bytes]) -> Result<(), NotQueued> {
+        self.reply_to().message(line)
+    }
+
+    pub(super) fn reply_to(&self) -> ReplyTo {
+        lock(&self.reply_to).clone()
+    }
+
+    /// From now on, what belongs to this request goes where the other's answer goes.
+    pub fn continue_in(&self, other: &Self) {
+        *lock(&self.reply_to) = other.reply_to();
+    }
+
+    /// From now on, what the upstream asks is not put to the client but to the receiver.
+    pub fn take_questions(&self) -> mpsc::UnboundedReceiver<Question> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        *lock(&self.questions) = Some(sender);
+        receiver
+    }
+
+    /// Hands over what an upstream asks. Gives it back if nobody takes it.
+    pub(super) fn question(&self, question: Question) -> Result<(), Question> {
+        match &*lock(&self.questions) {
+            Some(questions) => questions.send(question).map_err(|unsent| unsent.0),
+            None => Err(question),
+        }
+    }
+
+    /// Asks the client something, and returns its result.
+    pub async fn ask(&self, method: &str, params: &[u8]) -> Result<Bytes, CallError> {
+        let session = self.session.upgrade().ok_or(CallError::Cancelled)?;
+        session.ask_client(method, params, &self.reply_to()).await
+    }
+
+    /// Returns the session it belongs to.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.session.upgrade()
+    }
+}

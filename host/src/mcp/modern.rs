@@ -1,0 +1,121 @@
+//! What a request carries in the modern era (2026-07-28), where nothing is negotiated beforehand.
+
+use bytes::Bytes;
+
+use super::{Message, Revision, edit, json};
+
+/// `_meta` key: the revision a request is written in. Required.
+pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+/// `_meta` key: what its sender can do. Required.
+pub const CLIENT_CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
+/// `_meta` key: who its sender is.
+pub const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
+/// `_meta` key: which log messages its sender wants meanwhile.
+pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+/// `_meta` key: who answered.
+pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+/// `_meta` key: the `subscriptions/listen` a notification belongs to.
+pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
+
+/// HTTP headers and members of the body say different things.
+pub const HEADER_MISMATCH: i32 = -32020;
+/// The request needs something its sender did not declare.
+pub const MISSING_CAPABILITY: i32 = -32021;
+/// The revision is not spoken here.
+pub const UNSUPPORTED_VERSION: i32 = -32022;
+
+/// What a modern request says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestMeta {
+    /// The revision, as written.
+    pub version: String,
+    /// Capabilities, as raw JSON.
+    pub capabilities: Bytes,
+    /// Client info, as raw JSON.
+    pub client_info: Option<Bytes>,
+    /// Level of log messages, as a raw JSON string.
+    pub log_level: Option<Bytes>,
+}
+
+impl RequestMeta {
+    /// Returns what a request says of itself; none if it is one of the legacy era.
+    ///
+    /// # Errors
+    ///
+    /// Names the member that is missing or has the wrong type.
+    pub fn of(message: &Message) -> Option<Result<Self, &'static str>> {
+        let meta = message.body_member("_meta")?;
+        let get = |key| json::member(meta, key).map(|range| Bytes::copy_from_slice(&meta[range]));
+        let version = get(PROTOCOL_VERSION)?;
+        let capabilities = get(CLIENT_CAPABILITIES);
+        Some(match (json::string(&version), capabilities) {
+            (None, _) => Err(PROTOCOL_VERSION),
+            (Some(_), None) => Err(CLIENT_CAPABILITIES),
+            (Some(version), Some(capabilities)) if capabilities.starts_with(b"{") => Ok(Self {
+                version: version.into_owned(),
+                capabilities,
+                client_info: get(CLIENT_INFO),
+                log_level: get(LOG_LEVEL),
+            }),
+            (Some(_), Some(_)) => Err(CLIENT_CAPABILITIES),
+        })
+    }
+}
+
+/// Returns params that say of themselves what the modern era wants to know.
+pub fn with_meta(
+    params: &[u8],
+    capabilities: &[u8],
+    info: Option<&[u8]>,
+    log_level: Option<&[u8]>,
+) -> Vec<u8> {
+    let version = json::quote(Revision::V2026_07_28.as_str());
+    let mut members =
+        vec![(PROTOCOL_VERSION, version.as_bytes()), (CLIENT_CAPABILITIES, capabilities)];
+    members.extend(info.map(|info| (CLIENT_INFO, info)));
+    members.extend(log_level.map(|level| (LOG_LEVEL, level)));
+    let meta = json::member(params, "_meta").map_or(&b""[..], |range| &params[range]);
+    edit::set(params, &[("_meta", &edit::set(meta, &members))])
+}
+
+/// Returns params without what only the modern era knows.
+pub fn without_meta(params: &[u8]) -> Vec<u8> {
+    let Some(range) = json::member(params, "_meta") else { return params.to_vec() };
+    let keys = [PROTOCOL_VERSION, CLIENT_CAPABILITIES, CLIENT_INFO, LOG_LEVEL];
+    let meta = edit::remove(&params[range.clone()], &keys);
+    match &meta[..] {
+        b"{}" => edit::remove(params, &["_meta"]),
+        _ => json::splice(params, &[(range, meta.into())]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const META: &str = r#"{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"traceparent":"00-1"}"#;
+
+    fn request(params: &str) -> Message {
+        let line = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"x","params":{params}}}"#);
+        Message::parse(line.into()).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_modern_by_its_own_word() {
+        assert_eq!(RequestMeta::of(&request("{}")), None);
+        assert_eq!(RequestMeta::of(&request(r#"{"_meta":{"progressToken":1}}"#)), None);
+        let meta = RequestMeta::of(&request(&format!(r#"{{"_meta":{META}}}"#))).unwrap().unwrap();
+        assert_eq!((&*meta.version, &meta.capabilities[..]), ("2026-07-28", &b"{}"[..]));
+        let half = r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}"#;
+        assert_eq!(RequestMeta::of(&request(half)), Some(Err(CLIENT_CAPABILITIES)));
+    }
+
+    #[test]
+    fn what_one_era_adds_is_all_that_the_other_takes_away() {
+        let params = br#"{"name":"x","_meta":{"progressToken":7}}"#;
+        let modern = with_meta(params, b"{}", Some(br#"{"name":"c"}"#), None);
+        assert!(RequestMeta::of(&request(std::str::from_utf8(&modern).unwrap())).unwrap().is_ok());
+        assert_eq!(without_meta(&modern), br#"{"_meta":{"progressToken":7},"name":"x"}"#);
+        assert_eq!(without_meta(&with_meta(b"", b"{}", None, None)), b"{}");
+    }
+}
