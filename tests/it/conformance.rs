@@ -1,7 +1,11 @@
 //! The official MCP conformance suite. What it is run against, and what may fail, is in
 //! `tests/conformance/expected-failures.txt`.
 
+use std::process::Command;
+
+use serde_json::json;
 use ultra_tests::conformance::{Process, Suite};
+use ultra_tests::{Session, program};
 
 /// Ports are free in the namespace of each test.
 const FIXTURE_PORT: u16 = 4001;
@@ -48,4 +52,50 @@ async fn a_client_that_does_nothing_fails() {
     let tools_call = &report.scenarios()["tools_call"];
     assert_eq!(report.scored().1, 32);
     assert!(!tools_call.failures.is_empty(), "{tools_call:?}");
+}
+
+/// The suite speaks HTTP only. Over stdio it is enough that the same operations are reached.
+#[tokio::test]
+async fn over_stdio_the_fixture_asks_older_clients_and_answers_newer_ones_with_what_it_needs() {
+    let fixture = over_stdio("both");
+    fixture.on_request(
+        "elicitation/create",
+        |_| json!({"action": "accept", "content": {"name": "Ada"}}),
+    );
+    fixture.initialize(json!({"elicitation": {}})).await;
+    let tool = "test_input_required_result_elicitation";
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+    });
+    let answers = json!({"user_name": {"action": "accept", "content": {"name": "Grace"}}});
+
+    let older = fixture.call_tool(tool, json!({})).await;
+    let asked = fixture.request("tools/call", json!({"name": tool, "_meta": meta})).await;
+    let params = json!({"name": tool, "inputResponses": answers, "_meta": meta});
+    let newer = fixture.request("tools/call", params).await;
+
+    assert!(older.raw.contains("Ada"), "{}", older.raw);
+    assert_eq!(asked.result()["resultType"], json!("input_required"));
+    assert!(newer.raw.contains("Grace"), "{}", newer.raw);
+}
+
+#[tokio::test]
+async fn over_stdio_the_fixture_refuses_the_era_it_does_not_speak() {
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+
+    let probed = over_stdio("legacy").request("server/discover", json!({"_meta": meta})).await;
+    let greeted = over_stdio("modern").initialize(json!({})).await;
+
+    assert_eq!(probed.error_code(), -32601);
+    assert_eq!(greeted.error()["data"]["supported"], json!(["2026-07-28"]));
+}
+
+fn over_stdio(era: &str) -> Session {
+    let mut command = Command::new(program("conformance-fixture"));
+    command.args(["--stdio", "--era", era]);
+    Session::start(command)
 }

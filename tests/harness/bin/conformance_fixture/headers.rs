@@ -71,7 +71,7 @@ fn check(
         return Err(mismatch("the header stands there twice"));
     }
     let value = value.to_str().map_err(|_| mismatch("the header is not visible ASCII"))?;
-    // hyper leaves white space after a value that came with the next line; none of it counts.
+    // White space around a value is none of it (RFC 9110, section 5.5).
     if fits(value.trim()) {
         Ok(())
     } else {

@@ -37,7 +37,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) type Response = hyper::Response<Either<Full<Bytes>, Events>>;
 
-/// Serves until the listener fails. Connections end with the runtime.
+/// Serves until the listener fails. Connections, and tasks, end with the runtime.
 pub(crate) async fn serve(listener: TcpListener, server: Arc<Server>) -> io::Result<()> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {

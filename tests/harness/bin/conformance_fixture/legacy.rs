@@ -1,10 +1,10 @@
-//! The revisions with a handshake, over Streamable HTTP: sessions, streams that can be resumed, and requests of
-//! the server.
+//! The revisions with a handshake: sessions, streams that can be resumed, and requests of the server.
 
 use std::sync::Arc;
 
 use hyper::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::call::{Call, Era, Outcome, Voice, log_level};
@@ -14,7 +14,8 @@ use crate::rpc::{
 };
 use crate::server::{self, Change, Server};
 use crate::session::Session;
-use crate::sse::{self, Events};
+use crate::sink::Sink;
+use crate::sse::Events;
 use crate::stream::{Begin, Stream};
 
 /// Those with Streamable HTTP, oldest first.
@@ -44,7 +45,7 @@ pub(crate) async fn post(server: Arc<Server>, headers: &HeaderMap, message: Inco
         }
         Incoming::Notification { method, params } => {
             if let ("notifications/cancelled", Some(id)) = (&*method, params.get("requestId")) {
-                session.cancel(id);
+                session.calls.cancel(id);
             }
             http::empty(StatusCode::ACCEPTED)
         }
@@ -76,25 +77,33 @@ pub(crate) fn delete(server: &Server, headers: &HeaderMap) -> Response {
 }
 
 fn initialize(server: &Server, request: &Request) -> Response {
-    let param = |key| request.params.get(key);
-    let asked = param("protocolVersion").and_then(Value::as_str);
-    let (Some(asked), Some(capabilities)) = (asked, param("capabilities")) else {
-        let fault = Fault::invalid_params("`protocolVersion` or `capabilities` is missing");
-        return http::json(StatusCode::OK, &fault.response(Some(request.id.clone())));
+    let id = request.id.clone();
+    let (session, result) = match shake_hands(request) {
+        Ok(shaken) => shaken,
+        Err(fault) => return http::json(StatusCode::OK, &fault.response(Some(id))),
     };
-    let newest = REVISIONS[REVISIONS.len() - 1];
-    let revision = REVISIONS.into_iter().find(|known| *known == asked).unwrap_or(newest);
-    let Some(session) = server.sessions.open(revision, capabilities.clone()) else {
+    let Some(session) = server.sessions.open(session) else {
         return http::refusal(StatusCode::SERVICE_UNAVAILABLE, "too many sessions");
     };
+    let mut response = http::json(StatusCode::OK, &rpc::result(id, result));
+    response.headers_mut().insert("mcp-session-id", session.parse().expect("an id is ASCII"));
+    response
+}
+
+/// Returns the session that `initialize` asks for, and the result that says so.
+pub(crate) fn shake_hands(request: &Request) -> Result<(Session, Value), Fault> {
+    let asked = request.text("protocolVersion")?;
+    let capabilities = request.params.get("capabilities").cloned();
+    let capabilities =
+        capabilities.ok_or_else(|| Fault::invalid_params("`capabilities` is missing"))?;
+    let newest = REVISIONS[REVISIONS.len() - 1];
+    let revision = REVISIONS.into_iter().find(|known| *known == asked).unwrap_or(newest);
     let result = json!({
         "protocolVersion": revision,
         "capabilities": server::capabilities(),
         "serverInfo": server::info(),
     });
-    let mut response = http::json(StatusCode::OK, &rpc::result(request.id.clone(), result));
-    response.headers_mut().insert("mcp-session-id", session.parse().expect("an id is ASCII"));
-    response
+    Ok((Session::new(revision, capabilities), result))
 }
 
 fn session_id(headers: &HeaderMap) -> Option<&str> {
@@ -143,7 +152,7 @@ async fn answer(server: Arc<Server>, session: Arc<Session>, request: Request) ->
     let id = request.id.clone();
     let stream = session.open_stream();
     let work = work(server, Arc::clone(&session), Arc::clone(&stream), request);
-    if let Err(fault) = session.spawn(&id, work) {
+    if let Err(fault) = session.calls.spawn(&id, work) {
         return http::json(StatusCode::OK, &fault.response(Some(id)));
     }
     // JSON, unless something is said before the end.
@@ -173,24 +182,27 @@ fn listen(server: &Arc<Server>, session: Arc<Session>) -> Response {
     let Ok(only) = Arc::clone(&session.standalone).try_acquire_owned() else {
         return http::refusal(StatusCode::CONFLICT, "the session has this stream open already");
     };
-    let mut changes = server.changes();
+    let changes = server.changes();
     http::events(Events::new(|sink| async move {
         let _only = only;
         // So that the client has the head of the response at once.
-        let mut sent = sink.send(sse::KEEP_ALIVE).await;
-        while sent.is_ok() {
-            sent = match changes.recv().await {
-                Ok(Change::Resource(uri)) if !session.is_subscribed(&uri) => Ok(()),
-                Ok(change) => {
-                    let message = rpc::notification(change.method(), change.params());
-                    sink.send(sse::event(&message)).await
-                }
-                // A client that is behind has news waiting, and learns the newest state by them.
-                Err(RecvError::Lagged(_)) => Ok(()),
-                Err(RecvError::Closed) => return,
-            };
-        }
+        sink.keep_alive().await;
+        self::changes(changes, session, sink).await;
     }))
+}
+
+/// Tells of changes as long as somebody reads.
+pub(crate) async fn changes(mut changes: Receiver<Change>, session: Arc<Session>, sink: Sink) {
+    let mut is_read = true;
+    while is_read {
+        is_read = match changes.recv().await {
+            Ok(Change::Resource(uri)) if !session.is_subscribed(&uri) => true,
+            Ok(change) => sink.message(&rpc::notification(change.method(), change.params())).await,
+            // A client that is behind has news waiting, and learns the newest state by them.
+            Err(RecvError::Lagged(_)) => true,
+            Err(RecvError::Closed) => return,
+        };
+    }
 }
 
 /// Ends a stream whose call is cancelled.
@@ -203,7 +215,12 @@ impl Drop for EndOnDrop {
 }
 
 /// Does what a request asks for, and puts what is said, and the response, into its stream.
-async fn work(server: Arc<Server>, session: Arc<Session>, stream: Arc<Stream>, request: Request) {
+pub(crate) async fn work(
+    server: Arc<Server>,
+    session: Arc<Session>,
+    stream: Arc<Stream>,
+    request: Request,
+) {
     let stream = EndOnDrop(stream);
     let token = request.meta("progressToken").cloned();
     let (voice, mut said) = Voice::new(token, Some(session.log_level()));

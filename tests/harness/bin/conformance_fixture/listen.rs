@@ -2,48 +2,60 @@
 
 use std::time::Duration;
 
-use hyper::StatusCode;
 use serde_json::{Value, json};
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::interval;
 
-use crate::http::{self, Response};
 use crate::rpc::{self, Fault, Object, Request};
 use crate::server::{Change, Server};
-use crate::sse::{self, Events};
+use crate::sink::Sink;
 
 /// Proxies commonly close a connection that was quiet for a minute.
 const KEEP_ALIVE_PERIOD: Duration = Duration::from_secs(15);
 
-/// Opens the stream that a request asks for. It ends with the connection.
-pub(crate) fn open(server: &Server, request: Request) -> Response {
-    let Some(filter) = request.params.get("notifications").and_then(Value::as_object) else {
-        let fault = Fault::invalid_params("`notifications` is missing or no object");
-        return http::json(StatusCode::BAD_REQUEST, &fault.response(Some(request.id)));
-    };
-    let filter = honoured(filter);
-    let id = request.id;
-    let mut changes = server.changes();
-    http::events(Events::new(|sink| async move {
-        let acknowledged = json!({"notifications": filter});
-        let message = tagged("notifications/subscriptions/acknowledged", acknowledged, &id);
-        let mut sent = sink.send(sse::event(&message)).await;
+/// A subscription that was asked for.
+pub(crate) struct Subscription {
+    id: Value,
+    filter: Object,
+    changes: Receiver<Change>,
+}
+
+impl Subscription {
+    /// Reads what a request asks for. What changes from now on will be told.
+    pub(crate) fn new(server: &Server, request: &Request) -> Result<Self, Fault> {
+        let filter = request.params.get("notifications").and_then(Value::as_object);
+        let filter = filter
+            .ok_or_else(|| Fault::invalid_params("`notifications` is missing or no object"))?;
+        Ok(Self { id: request.id.clone(), filter: honoured(filter), changes: server.changes() })
+    }
+
+    /// Acknowledges the subscription, then tells of changes as long as somebody reads.
+    pub(crate) async fn serve(mut self, sink: Sink) {
+        let acknowledged = json!({"notifications": self.filter});
+        let method = "notifications/subscriptions/acknowledged";
+        let mut is_read = sink.message(&self.tagged(method, acknowledged)).await;
         let mut keep_alive = interval(KEEP_ALIVE_PERIOD);
         keep_alive.reset();
-        while sent.is_ok() {
-            sent = tokio::select! {
-                change = changes.recv() => match change {
-                    Ok(change) if wants(&filter, &change) => {
-                        sink.send(sse::event(&tagged(change.method(), change.params(), &id))).await
+        while is_read {
+            is_read = tokio::select! {
+                change = self.changes.recv() => match change {
+                    Ok(change) if wants(&self.filter, &change) => {
+                        sink.message(&self.tagged(change.method(), change.params())).await
                     }
                     // A client that is behind has news waiting, and learns the newest state by them.
-                    Ok(_) | Err(RecvError::Lagged(_)) => Ok(()),
+                    Ok(_) | Err(RecvError::Lagged(_)) => true,
                     Err(RecvError::Closed) => return,
                 },
-                _ = keep_alive.tick() => sink.send(sse::KEEP_ALIVE).await,
+                _ = keep_alive.tick() => sink.keep_alive().await,
             };
         }
-    }))
+    }
+
+    fn tagged(&self, method: &str, mut params: Value) -> Value {
+        params["_meta"]["io.modelcontextprotocol/subscriptionId"] = self.id.clone();
+        rpc::notification(method, params)
+    }
 }
 
 /// Returns the part of a filter that this server can serve.
@@ -68,9 +80,4 @@ fn wants(filter: &Object, change: &Change) -> bool {
             uris.is_some_and(|uris| uris.contains(&json!(uri)))
         }
     }
-}
-
-fn tagged(method: &str, mut params: Value, id: &Value) -> Value {
-    params["_meta"]["io.modelcontextprotocol/subscriptionId"] = id.clone();
-    rpc::notification(method, params)
 }

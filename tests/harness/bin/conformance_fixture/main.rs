@@ -8,6 +8,7 @@
 
 mod asking;
 mod call;
+mod calls;
 mod content;
 mod headers;
 mod http;
@@ -21,7 +22,9 @@ mod rpc;
 mod seal;
 mod server;
 mod session;
+mod sink;
 mod sse;
+mod stdio;
 mod stream;
 mod tasks;
 mod tools;
@@ -39,12 +42,15 @@ use server::{Eras, Server};
 
 /// An MCP server for the official conformance suite
 ///
-/// Prints `port=N` when it listens on 127.0.0.1; the endpoint is /mcp.
+/// Over HTTP it prints `port=N` when it listens on 127.0.0.1; the endpoint is /mcp.
 #[derive(Debug, Parser)]
 struct Options {
     /// Port to listen on; 0 for any that is free
     #[arg(long, default_value_t = 0)]
     port: u16,
+    /// Serve one client on stdin and stdout
+    #[arg(long, conflicts_with = "port")]
+    stdio: bool,
     /// What it speaks
     #[arg(long, default_value = "both")]
     era: Eras,
@@ -62,12 +68,16 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let server = Arc::new(Server::new(options.era));
     runtime.block_on(async {
+        if options.stdio {
+            return stdio::serve(server).await;
+        }
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
             .await
             .with_context(|| format!("cannot listen on port {}", options.port))?;
         writeln!(io::stdout(), "port={}", listener.local_addr()?.port())?;
-        http::serve(listener, Arc::new(Server::new(options.era))).await?;
+        http::serve(listener, server).await?;
         Ok(())
     })
 }

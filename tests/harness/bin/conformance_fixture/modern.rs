@@ -1,4 +1,4 @@
-//! 2026-07-28 over HTTP: every request stands alone.
+//! 2026-07-28: every request stands alone, over HTTP with headers that repeat it.
 
 use std::sync::Arc;
 
@@ -9,13 +9,15 @@ use tokio::sync::mpsc;
 use crate::call::{Ask, Call, Era, Outcome, Said, Voice, log_level};
 use crate::headers;
 use crate::http::{self, Response};
-use crate::listen;
+use crate::legacy;
+use crate::listen::Subscription;
 use crate::rpc::{
-    self, Fault, HEADER_MISMATCH, INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, Object,
-    Request, UNSUPPORTED_VERSION,
+    self, Fault, HEADER_MISMATCH, METHOD_NOT_FOUND, MISSING_CAPABILITY, Object, Request,
+    UNSUPPORTED_VERSION,
 };
 use crate::server::{self, Server};
-use crate::sse::{self, Events, Sink};
+use crate::sink::Sink;
+use crate::sse::Events;
 use crate::tasks::{self, EXTENSION};
 
 pub(crate) const REVISION: &str = "2026-07-28";
@@ -25,69 +27,106 @@ const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 
+const LISTEN: &str = "subscriptions/listen";
+
 /// Short, because lists do change here.
 const LIST_TTL_MS: u64 = 1000;
 
-/// Returns whether a request is of this era, well-formed or not.
-pub(crate) fn is_modern(headers: &HeaderMap, request: &Request) -> bool {
-    let by_header = || {
-        let version = headers.get("MCP-Protocol-Version")?.to_str().ok()?;
-        (!crate::legacy::REVISIONS.contains(&version)).then_some(())
-    };
-    request.meta(VERSION).is_some() || by_header().is_some()
+/// Returns whether a request names its revision, as those of this era do.
+pub(crate) fn names_revision(request: &Request) -> bool {
+    request.meta(VERSION).is_some()
 }
 
-/// Answers a request.
+/// Returns whether a request over HTTP is of this era, well-formed or not.
+pub(crate) fn is_modern(headers: &HeaderMap, request: &Request) -> bool {
+    let header = headers.get("MCP-Protocol-Version").and_then(|value| value.to_str().ok());
+    names_revision(request) || header.is_some_and(|version| !legacy::REVISIONS.contains(&version))
+}
+
+/// Answers a request over HTTP.
 pub(crate) async fn answer(server: Arc<Server>, headers: &HeaderMap, request: Request) -> Response {
-    if let Err(fault) = check(headers, &request) {
-        return http::json(StatusCode::BAD_REQUEST, &fault.response(Some(request.id)));
+    let id = request.id.clone();
+    let refuse = |fault: Fault| http::json(StatusCode::BAD_REQUEST, &fault.response(Some(id)));
+    if let Err(fault) = check(&request, Some(headers)) {
+        return refuse(fault);
     }
-    if request.method == "subscriptions/listen" {
-        return listen::open(&server, request);
+    if request.method == LISTEN {
+        return match Subscription::new(&server, &request) {
+            Ok(subscription) => http::events(Events::new(|sink| subscription.serve(sink))),
+            Err(fault) => refuse(fault),
+        };
     }
-    let level = request.meta(LOG_LEVEL).and_then(Value::as_str).and_then(log_level);
-    let (voice, mut said) = Voice::new(request.meta("progressToken").cloned(), level);
+    let (voice, mut said) = voice(&request);
     let mut work = Box::pin(work(server, request, voice));
     // JSON, unless something is said before the end.
     tokio::select! {
         biased;
-        Some(first) = said.recv() => http::events(Events::new(|sink| speak(first, said, work, sink))),
+        Some(first) = said.recv() => {
+            http::events(Events::new(|sink| speak(Some(first), said, work, sink)))
+        }
         (status, message) = &mut work => match said.try_recv() {
             Ok(first) => {
                 let work = std::future::ready((status, message));
-                http::events(Events::new(|sink| speak(first, said, work, sink)))
+                http::events(Events::new(|sink| speak(Some(first), said, work, sink)))
             }
             Err(_) => http::json(status, &message),
         },
     }
 }
 
+/// Answers a request that came as a line, without headers.
+pub(crate) async fn answer_on(server: Arc<Server>, request: Request, sink: Sink) {
+    let subscription = match check(&request, None) {
+        Ok(()) if request.method == LISTEN => Subscription::new(&server, &request),
+        Ok(()) => {
+            let (voice, said) = voice(&request);
+            let work = Box::pin(work(server, request, voice));
+            return speak(None, said, work, sink).await;
+        }
+        Err(fault) => Err(fault),
+    };
+    match subscription {
+        Ok(subscription) => subscription.serve(sink).await,
+        Err(fault) => {
+            sink.message(&fault.response(Some(request.id))).await;
+        }
+    }
+}
+
+/// Returns the voice that a request wants to hear, and what it will say.
+fn voice(request: &Request) -> (Voice, mpsc::Receiver<Said>) {
+    let level = request.meta(LOG_LEVEL).and_then(Value::as_str).and_then(log_level);
+    Voice::new(request.meta("progressToken").cloned(), level)
+}
+
 /// Passes on what is said, then the response. Dropped with the connection: that cancels the request.
 async fn speak(
-    first: Said,
+    first: Option<Said>,
     mut said: mpsc::Receiver<Said>,
     mut work: impl Future<Output = (StatusCode, Value)> + Unpin,
     sink: Sink,
 ) {
-    let mut next = Some(first);
-    let message = loop {
+    let mut next = first;
+    let response = loop {
         if let Some(Said::Message(message)) = next.take() {
-            let _ = sink.send(sse::event(&message)).await;
+            sink.message(&message).await;
         }
         tokio::select! {
             biased;
             Some(more) = said.recv() => next = Some(more),
-            (_, message) = &mut work => break message,
+            (_, response) = &mut work => break response,
         }
     };
-    while let Ok(Said::Message(message)) = said.try_recv() {
-        let _ = sink.send(sse::event(&message)).await;
+    while let Ok(said) = said.try_recv() {
+        if let Said::Message(message) = said {
+            sink.message(&message).await;
+        }
     }
-    let _ = sink.send(sse::event(&message)).await;
+    sink.message(&response).await;
 }
 
-/// Checks what every request must have.
-fn check(headers: &HeaderMap, request: &Request) -> Result<(), Fault> {
+/// Checks what every request must have, on HTTP in its headers too.
+fn check(request: &Request, headers: Option<&HeaderMap>) -> Result<(), Fault> {
     let version = request.meta(VERSION).and_then(Value::as_str);
     if version.is_none() && request.method == "initialize" {
         // An older client may show this to its user.
@@ -99,11 +138,11 @@ fn check(headers: &HeaderMap, request: &Request) -> Result<(), Fault> {
     if !request.meta(CAPABILITIES).is_some_and(Value::is_object) {
         return Err(missing(CAPABILITIES));
     }
-    headers::check_version(headers, version)?;
+    headers.map_or(Ok(()), |headers| headers::check_version(headers, version))?;
     if version != REVISION {
         return Err(unsupported_version(version));
     }
-    headers::check_request(headers, request)
+    headers.map_or(Ok(()), |headers| headers::check_request(headers, request))
 }
 
 fn unsupported_version(requested: &str) -> Fault {
@@ -182,13 +221,12 @@ fn capabilities(request: &Request) -> Value {
 
 /// Returns the client's answers, which are objects, all of them.
 pub(crate) fn input_responses(params: &Object) -> Result<Object, Fault> {
-    let invalid = || Fault::new(INVALID_PARAMS, "`inputResponses` is no object of objects");
     match params.get("inputResponses") {
         None => Ok(Object::new()),
         Some(Value::Object(answers)) if answers.values().all(Value::is_object) => {
             Ok(answers.clone())
         }
-        Some(_) => Err(invalid()),
+        Some(_) => Err(Fault::invalid_params("`inputResponses` is no object of objects")),
     }
 }
 

@@ -7,18 +7,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
 
 use crate::call::Voice;
+use crate::calls::{CALLS_MAX, Calls};
 use crate::rpc::{self, Fault, INTERNAL_ERROR, INVALID_REQUEST, Object};
 use crate::server::lock;
 use crate::stream::Stream;
 
 /// Clients that forget to end theirs shall not fill the memory.
 const SESSIONS_MAX: usize = 1000;
-
-/// Calls a session may have open.
-const CALLS_MAX: usize = 64;
 
 /// Streams a session keeps for clients that come back; the oldest goes first.
 const STREAMS_MAX: usize = 2 * CALLS_MAX;
@@ -37,14 +34,14 @@ const POLLING_SINCE: &str = "2025-11-25";
 pub(crate) struct Sessions(Mutex<HashMap<String, Arc<Session>>>);
 
 impl Sessions {
-    /// Opens a session, unless there are too many.
-    pub(crate) fn open(&self, revision: &'static str, capabilities: Value) -> Option<String> {
+    /// Keeps a session and returns its id, unless there are too many.
+    pub(crate) fn open(&self, session: Session) -> Option<String> {
         let mut sessions = lock(&self.0);
         if sessions.len() >= SESSIONS_MAX {
             return None;
         }
         let id = uuid::Uuid::now_v7().to_string();
-        sessions.insert(id.clone(), Arc::new(Session::new(revision, capabilities)));
+        sessions.insert(id.clone(), Arc::new(session));
         Some(id)
     }
 
@@ -55,7 +52,7 @@ impl Sessions {
     /// Ends a session and its calls. Returns whether there was one.
     pub(crate) fn close(&self, id: &str) -> bool {
         let session = lock(&self.0).remove(id);
-        session.inspect(|session| lock(&session.calls).tasks.abort_all()).is_some()
+        session.inspect(|session| session.calls.cancel_all()).is_some()
     }
 }
 
@@ -64,33 +61,28 @@ impl Sessions {
 pub(crate) struct Session {
     pub(crate) revision: &'static str,
     pub(crate) capabilities: Value,
+    /// Calls run whether or not their connections last.
+    pub(crate) calls: Calls,
     /// The one stream that is of no call.
     pub(crate) standalone: Arc<Semaphore>,
     /// Rank of the lowest level that is logged.
     log_level: AtomicUsize,
     subscriptions: Mutex<Vec<String>>,
-    calls: Mutex<Calls>,
     streams: Mutex<VecDeque<Arc<Stream>>>,
     asked: Mutex<HashMap<u64, oneshot::Sender<Result<Value, Value>>>>,
     /// Ids of our requests and numbers of streams.
     next: AtomicU64,
 }
 
-#[derive(Debug, Default)]
-struct Calls {
-    tasks: JoinSet<()>,
-    by_id: HashMap<String, AbortHandle>,
-}
-
 impl Session {
-    fn new(revision: &'static str, capabilities: Value) -> Self {
+    pub(crate) fn new(revision: &'static str, capabilities: Value) -> Self {
         Self {
             revision,
             capabilities,
+            calls: Calls::default(),
             standalone: Arc::new(Semaphore::new(1)),
             log_level: AtomicUsize::new(0),
             subscriptions: Mutex::default(),
-            calls: Mutex::default(),
             streams: Mutex::default(),
             asked: Mutex::default(),
             next: AtomicU64::new(1),
@@ -142,30 +134,6 @@ impl Session {
 
     pub(crate) fn stream(&self, number: u64) -> Option<Arc<Stream>> {
         lock(&self.streams).iter().find(|stream| stream.number() == number).cloned()
-    }
-
-    /// Runs a call, whether or not the connection lasts.
-    pub(crate) fn spawn(
-        &self,
-        id: &Value,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), Fault> {
-        let mut calls = lock(&self.calls);
-        while calls.tasks.try_join_next().is_some() {}
-        calls.by_id.retain(|_, call| !call.is_finished());
-        if calls.tasks.len() >= CALLS_MAX {
-            return Err(Fault::new(INVALID_REQUEST, "too many calls are open"));
-        }
-        let call = calls.tasks.spawn(work);
-        calls.by_id.insert(id.to_string(), call);
-        Ok(())
-    }
-
-    /// Ends the call of a request, which is then not answered.
-    pub(crate) fn cancel(&self, id: &Value) {
-        if let Some(call) = lock(&self.calls).by_id.remove(&id.to_string()) {
-            call.abort();
-        }
     }
 
     /// Asks the client several things on the stream of a call, one after the other.

@@ -6,17 +6,12 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
-use serde_json::Value;
 use tokio::sync::mpsc;
+
+use crate::sink::Sink;
 
 /// Events that wait for a slow reader.
 const QUEUED_MAX: usize = 16;
-
-/// A comment, which keeps a quiet connection open.
-pub(crate) const KEEP_ALIVE: Bytes = Bytes::from_static(b":\n\n");
-
-/// Where a driver puts its events.
-pub(crate) type Sink = mpsc::Sender<Bytes>;
 
 /// A body of events, and the work that makes them: it runs while the body is read, and is dropped with it.
 pub(crate) struct Events {
@@ -29,8 +24,8 @@ impl Events {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (sink, queue) = mpsc::channel(QUEUED_MAX);
-        Self { queue, driver: Some(Box::pin(drive(sink))) }
+        let (events, queue) = mpsc::channel(QUEUED_MAX);
+        Self { queue, driver: Some(Box::pin(drive(Sink::events(events)))) }
     }
 }
 
@@ -54,20 +49,4 @@ impl Body for Events {
             }
         }
     }
-}
-
-/// Returns a message as an event.
-pub(crate) fn event(message: &Value) -> Bytes {
-    format!("event: message\ndata: {message}\n\n").into()
-}
-
-/// Returns a message as an event that a client can name when it comes back.
-pub(crate) fn event_with_id(id: &str, message: &Value) -> Bytes {
-    format!("event: message\nid: {id}\ndata: {message}\n\n").into()
-}
-
-/// Returns an event without content, so that the client has an id to come back with, and when
-/// (2025-11-25, Streamable HTTP, "Sending Messages to the Server").
-pub(crate) fn priming_event(id: &str, retry_ms: u64) -> Bytes {
-    format!("id: {id}\nretry: {retry_ms}\ndata: \n\n").into()
 }

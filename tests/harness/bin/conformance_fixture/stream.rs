@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::call::Said;
-use crate::sse::{self, Sink};
+use crate::sink::Sink;
 
 /// More than any call here says; what says more is cut off.
 const ENTRIES_MAX: usize = 1000;
@@ -73,33 +73,33 @@ impl Stream {
     }
 
     /// Writes what was said and is being said, until the end, or until the call hangs up.
-    pub(crate) async fn follow(self: Arc<Self>, from: Begin, has_ids: bool, sink: Sink) {
+    pub(crate) async fn follow(self: Arc<Self>, begin: Begin, has_ids: bool, sink: Sink) {
         let id = |entry: usize| format!("{}-{entry}", self.number);
-        let mut next = match from {
+        let mut next = match begin {
             Begin::After(entries) => entries,
             Begin::Start => {
                 if has_ids {
-                    let _ = sink.send(sse::priming_event(&id(0), RETRY_MS)).await;
+                    sink.prime(&id(0), RETRY_MS).await;
                 }
                 0
             }
         };
         let mut log = self.log.subscribe();
         while log.wait_for(|log| log.ended || log.entries.len() > next).await.is_ok() {
-            let event = match log.borrow().entries.get(next) {
-                Some(Said::Message(message)) if has_ids => {
-                    Some(sse::event_with_id(&id(next + 1), message))
-                }
-                Some(Said::Message(message)) => Some(sse::event(message)),
+            let message = match log.borrow().entries.get(next) {
+                Some(Said::Message(message)) => Some(message.clone()),
                 // Who comes back because of it need not be told again.
-                Some(Said::HangUp) if has_ids && from != Begin::After(next) => return,
+                Some(Said::HangUp) if has_ids && begin != Begin::After(next) => return,
                 Some(Said::HangUp | Said::Open) => None,
                 None => return,
             };
             next += 1;
-            if let Some(event) = event
-                && sink.send(event).await.is_err()
-            {
+            let is_read = match message {
+                Some(message) if has_ids => sink.message_with_id(&id(next), &message).await,
+                Some(message) => sink.message(&message).await,
+                None => true,
+            };
+            if !is_read {
                 return;
             }
         }
