@@ -18,8 +18,8 @@ use crate::sink::Sink;
 use crate::sse::Events;
 use crate::stream::{Begin, Stream};
 
-/// Those with Streamable HTTP, oldest first.
-pub(crate) const REVISIONS: [&str; 3] = ["2025-03-26", "2025-06-18", "2025-11-25"];
+/// Oldest first. The first of them is spoken over stdio only, by right; over HTTP nobody asks for it.
+pub(crate) const REVISIONS: [&str; 4] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"];
 
 /// An operation that asks more often than this goes round in circles.
 const ROUNDS_MAX: usize = 10;
