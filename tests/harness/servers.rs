@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A directory with `npm/node_modules` and `py/bin`; `target/test-servers` if not set.
+/// A directory with `npm/node_modules`, `conformance/node_modules` and `py/bin`; `target/test-servers` if not set.
 const DIRECTORY: &str = "ULTRA_TEST_SERVERS";
 
 /// Returns the program of a server, such as `mcp-server-everything` or `mcp-server-time`.
@@ -16,15 +16,37 @@ const DIRECTORY: &str = "ULTRA_TEST_SERVERS";
 pub fn find(name: &str) -> Option<PathBuf> {
     let dir = directory();
     let places = [dir.join("npm/node_modules/.bin").join(name), dir.join("py/bin").join(name)];
+    installed(name, places)
+}
+
+/// Returns the program of a package that is installed apart from the others, in a directory of that name.
+///
+/// # Panics
+///
+/// As [`find`].
+pub(crate) fn find_in(name_of_dir: &str, name: &str) -> Option<PathBuf> {
+    installed(name, [directory().join(name_of_dir).join("node_modules/.bin").join(name)])
+}
+
+fn installed(name: &str, places: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
     let found = places.into_iter().find(|path| path.exists());
     if found.is_none() {
-        assert!(!is_ci(), "`{name}` is not installed in `{}`", dir.display());
-        skip(&format!(
+        missing(&format!(
             "`{name}` is not installed in `{}`; `cargo xtask test` installs it where node and python3 are",
-            dir.display()
+            directory().display()
         ));
     }
     found
+}
+
+/// Says that something is missing which a test needs, so that it is skipped.
+///
+/// # Panics
+///
+/// If `CI` is `true`: there, a skipped test is a failed one.
+pub(crate) fn missing(what: &str) {
+    assert!(!is_ci(), "{what}");
+    skip(what);
 }
 
 /// Says that a test is skipped, and why.

@@ -1,4 +1,5 @@
-//! The MCP servers of other people that the tests run: exact versions, in `target/test-servers`.
+//! The programs of other people that the tests run, MCP servers and the conformance suite: exact versions, in
+//! `target/test-servers`.
 //!
 //! Where node or python3 is missing, tests that need them skip themselves and say so. On a CI machine
 //! (`CI=true`) that is an error.
@@ -16,36 +17,41 @@ const NPM_PACKAGES: [&str; 3] = [
     "@modelcontextprotocol/server-memory@2026.8.31",
 ];
 
+/// The conformance suite, apart from the servers because it brings a node of its own: it needs 22 or newer.
+const CONFORMANCE_PACKAGES: [&str; 2] =
+    ["@modelcontextprotocol/conformance@0.2.0-alpha.12", "node@24.21.0"];
+
 const PYTHON_PACKAGES: [&str; 2] = ["mcp-server-time==2026.10.19", "mcp-server-git==2026.10.19"];
 
 /// Installs what is not installed yet.
 pub(crate) fn install() -> anyhow::Result<()> {
     let dir = target_dir().join("test-servers");
     tolerate(once(&dir.join("npm"), &NPM_PACKAGES, install_npm))?;
+    tolerate(once(&dir.join("conformance"), &CONFORMANCE_PACKAGES, install_npm))?;
     tolerate(once(&dir.join("py"), &PYTHON_PACKAGES, install_python))
 }
 
-fn install_npm(dir: &Path) -> anyhow::Result<()> {
+fn install_npm(dir: &Path, packages: &[&str]) -> anyhow::Result<()> {
     if !exists("node") || !exists("npm") {
-        bail!("node and npm are not installed: tests with servers from npm are skipped");
+        bail!("node and npm are not installed: tests with programs from npm are skipped");
     }
-    say("installing MCP servers from npm");
+    say(&format!("installing {} from npm", packages.join(", ")));
     shell("npm")
         .args(["install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"])
         .arg(dir)
-        .args(NPM_PACKAGES)
+        .args(packages)
         .run()
 }
 
-fn install_python(dir: &Path) -> anyhow::Result<()> {
+fn install_python(dir: &Path, packages: &[&str]) -> anyhow::Result<()> {
     if !exists("python3") {
         bail!("python3 is not installed: tests with servers from PyPI are skipped");
     }
-    say("installing MCP servers from PyPI");
+    say(&format!("installing {} from PyPI", packages.join(", ")));
     shell("python3").args(["-m", "venv"]).arg(dir).run()?;
     shell(dir.join("bin/pip"))
         .args(["install", "--quiet", "--disable-pip-version-check"])
-        .args(PYTHON_PACKAGES)
+        .args(packages)
         .run()
 }
 
@@ -53,7 +59,7 @@ fn install_python(dir: &Path) -> anyhow::Result<()> {
 fn once(
     dir: &PathBuf,
     packages: &[&str],
-    install: fn(&Path) -> anyhow::Result<()>,
+    install: fn(&Path, &[&str]) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let stamp = dir.join("installed");
     let wanted = packages.join("\n");
@@ -61,7 +67,7 @@ fn once(
         return Ok(());
     }
     fs::create_dir_all(dir).with_context(|| format!("cannot create `{}`", dir.display()))?;
-    install(dir)?;
+    install(dir, packages)?;
     fs::write(&stamp, wanted).with_context(|| format!("cannot write `{}`", stamp.display()))
 }
 
