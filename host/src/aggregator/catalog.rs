@@ -1,14 +1,14 @@
 //! What all upstreams offer, in one: tables from exposed names to owners, and the lists as bytes,
 //! ready to be sent. Immutable; a change makes a new one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::template::Template;
 use super::{Naming, builtin, name};
-use crate::mcp::json;
+use crate::mcp::{Era, json, modern};
 use crate::upstream::{ListKind, Listing, Upstream, push_array};
 
 /// Of the `instructions` of all upstreams together, so much is passed on: clients put them into
@@ -199,7 +199,7 @@ fn text_member(item: &[u8], key: &str) -> Option<String> {
 /// Returns the `capabilities` and `instructions` to answer `initialize` with, as raw JSON.
 ///
 /// Upstreams that are not known yet may have anything, so that nothing of theirs is lost.
-pub fn merge(upstreams: &[Arc<Upstream>]) -> (String, Option<String>) {
+pub fn merge(upstreams: &[Arc<Upstream>], era: Era) -> (String, Option<String>) {
     let listings: Vec<_> =
         upstreams.iter().map(|upstream| (upstream, upstream.listing())).collect();
     let unknown = listings.iter().any(|(_, listing)| listing.is_none());
@@ -207,10 +207,10 @@ pub fn merge(upstreams: &[Arc<Upstream>]) -> (String, Option<String>) {
         .iter()
         .filter_map(|(upstream, listing)| Some((*upstream, listing.as_ref()?)))
         .collect();
-    (capabilities(&known, unknown), instructions(&known))
+    (capabilities(&known, unknown, era), instructions(&known))
 }
 
-fn capabilities(known: &[(&Arc<Upstream>, &Arc<Listing>)], unknown: bool) -> String {
+fn capabilities(known: &[(&Arc<Upstream>, &Arc<Listing>)], unknown: bool, era: Era) -> String {
     let first = |name| known.iter().find_map(|(_, listing)| listing.capability(name));
     let any = |name| unknown || first(name).is_some();
     let mut members = vec![r#""tools":{"listChanged":true}"#.to_owned()];
@@ -232,15 +232,20 @@ fn capabilities(known: &[(&Arc<Upstream>, &Arc<Listing>)], unknown: bool) -> Str
             members.push(format!(r#""{name}":{{}}"#));
         }
     }
-    if let Some(tasks) = first("tasks") {
+    if let (Some(tasks), Era::Legacy) = (first("tasks"), era) {
         members.push(format!(r#""tasks":{}"#, String::from_utf8_lossy(tasks)));
+    }
+    let extensions = extensions(known, era);
+    if !extensions.is_empty() {
+        members.push(format!(r#""extensions":{{{}}}"#, extensions.join(",")));
     }
     // What we do not know cannot be merged; from a single upstream it needs not be.
     if let ([(_, listing)], false) = (known, unknown)
         && let Some(range) = json::member(&listing.initialize, "capabilities")
     {
         let all = &listing.initialize[range];
-        let ours = ["tools", "prompts", "resources", "completions", "logging", "tasks"];
+        let ours =
+            ["tools", "prompts", "resources", "completions", "logging", "tasks", "extensions"];
         for (key, value) in json::members(all) {
             let key = String::from_utf8_lossy(key);
             if !ours.contains(&key.as_ref()) {
@@ -249,6 +254,28 @@ fn capabilities(known: &[(&Arc<Upstream>, &Arc<Listing>)], unknown: bool) -> Str
         }
     }
     format!("{{{}}}", members.join(","))
+}
+
+/// Returns the extensions of all upstreams, but for those about which they do not agree.
+fn extensions(known: &[(&Arc<Upstream>, &Arc<Listing>)], era: Era) -> Vec<String> {
+    let mut merged = BTreeMap::new();
+    for (_, listing) in known {
+        let extensions = listing.capability("extensions").unwrap_or(b"{}");
+        for (key, value) in json::members(extensions) {
+            let value = &extensions[value];
+            let same = merged.entry(key.to_vec()).or_insert_with(|| Some(value.to_vec()));
+            if same.as_deref() != Some(value) {
+                *same = None;
+            }
+        }
+    }
+    // Tasks of the modern era are not those of 2025-11-25.
+    merged.retain(|key, _| era == Era::Modern || key != modern::TASKS.as_bytes());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    merged
+        .into_iter()
+        .filter_map(|(key, value)| Some(format!("\"{}\":{}", text(&key), text(&value?))))
+        .collect()
 }
 
 fn instructions(known: &[(&Arc<Upstream>, &Arc<Listing>)]) -> Option<String> {

@@ -211,10 +211,13 @@ impl Aggregator {
             "resources/list" => list(params, ListKind::Resources),
             "resources/templates/list" => list(params, ListKind::Templates),
             "tasks/list" => Ok(Target::TaskList),
-            "tasks/get" | "tasks/result" | "tasks/cancel" => {
-                let (_, id) = text(params, &["taskId"])?;
+            "tasks/get" | "tasks/result" | "tasks/cancel" | "tasks/update" => {
+                let (range, id) = text(params, &["taskId"])?;
+                if let Some(target) = self.sealed_task(&id, range) {
+                    return Ok(target);
+                }
                 let owner = lock(&self.learned).tasks.get(&id).cloned();
-                let owner = owner.or_else(|| self.only(|upstream| has(upstream, "tasks")));
+                let owner = owner.or_else(|| self.only(has_tasks));
                 let owner =
                     owner.ok_or_else(|| CallError::Unknown { kind: "task", name: id.clone() })?;
                 Ok(to(&owner, id.as_str()))
@@ -225,6 +228,15 @@ impl Aggregator {
                 None => Err(CallError::Unknown { kind: "method", name: method.to_owned() }),
             },
         }
+    }
+
+    /// Finds whose a task is by the name we gave it.
+    fn sealed_task(&self, name: &str, range: Range<usize>) -> Option<Target> {
+        let (owner, id) = self.seal.open_task(&self.surroundings.caller.principal, name)?;
+        let upstream = self.upstreams.iter().find(|upstream| *upstream.name == *owner)?;
+        let edit = Edit { path: &["taskId"], range, quoted: json::quote(&id).into() };
+        let (upstream, name) = (Arc::clone(upstream), Some(id.into()));
+        Some(Target::Upstream { upstream, name, edit: Some(edit) })
     }
 
     fn resolve_completion(&self, catalog: &Catalog, params: &[u8]) -> Result<Target, CallError> {
@@ -305,25 +317,13 @@ impl Aggregator {
             }
             (None, Era::Modern) => self.by_rounds(connection, request).await?,
             (Some(_), Era::Modern) => {
-                let params = bridge::open_state(
-                    place.seal,
-                    place.principal,
-                    place.upstream,
-                    method,
-                    params,
-                )?;
+                let params = bridge::open_state(&place)?;
                 let (outcome, response) =
                     answer(self.once(connection, request, &params, unchanged).await?);
                 match outcome {
                     Outcome::Result { json, tool_error } => {
-                        let json = bridge::seal_state(
-                            place.seal,
-                            place.principal,
-                            place.upstream,
-                            method,
-                            &params,
-                            &json,
-                        );
+                        let json = bridge::seal_state(&place, &json);
+                        let json = self.with_task_name(&place, &json);
                         (Outcome::Result { json, tool_error }, response)
                     }
                     outcome => (outcome, response),
@@ -359,6 +359,21 @@ impl Aggregator {
             outcome => outcome,
         };
         Ok((outcome, response))
+    }
+
+    /// Returns a result with our name for the task that it tells of.
+    fn with_task_name(&self, place: &Place<'_>, result: &Bytes) -> Bytes {
+        let tells = place.method.starts_with("tasks/")
+            || json::member(result, "resultType")
+                .is_some_and(|range| &result[range] == b"\"task\"");
+        if !tells || self.naming == Naming::Own {
+            return result.clone();
+        }
+        let id = json::member(result, "taskId")
+            .and_then(|range| Some((range.clone(), json::string(&result[range])?)));
+        let Some((range, id)) = id else { return result.clone() };
+        let name = place.seal.task(place.principal, place.upstream, &id);
+        json::splice(result, &[(range, json::quote(&name).into())]).into()
     }
 
     /// Asks the client what a modern server wants to know, as often as it wants to know something.
@@ -661,6 +676,15 @@ fn unchanged(params: Bytes) -> Bytes {
 
 fn has(upstream: &Upstream, capability: &str) -> bool {
     upstream.listing().is_some_and(|listing| listing.capability(capability).is_some())
+}
+
+/// Returns whether an upstream keeps tasks, as either era does.
+fn has_tasks(upstream: &Upstream) -> bool {
+    has(upstream, "tasks")
+        || upstream.listing().is_some_and(|listing| {
+            let extensions = listing.capability("extensions").unwrap_or(b"{}");
+            json::member(extensions, modern::TASKS).is_some()
+        })
 }
 
 fn one_of(name: &str, owners: &[Arc<Upstream>]) -> Result<Arc<Upstream>, CallError> {

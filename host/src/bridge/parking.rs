@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -21,6 +22,9 @@ use crate::upstream::UpstreamError;
 
 /// A client may leave so many calls open.
 const PARKED_MAX: usize = 256;
+
+/// After a question, others are waited for so long: they are put to the client together.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// A call that is open upstream.
 #[derive(Debug)]
@@ -64,7 +68,7 @@ pub(crate) struct Place<'a> {
     pub(crate) principal: &'a str,
     pub(crate) upstream: &'a str,
     pub(crate) method: &'a str,
-    pub(crate) params: &'a [u8],
+    pub(crate) params: &'a Bytes,
 }
 
 /// Takes up a call that has begun.
@@ -132,6 +136,8 @@ impl Running {
                 Some(question) = self.questions.recv() => self.note(question),
             }
         }
+        // A server that wants to know several things asks for all of them at once.
+        sleep(GATHER).await;
         while let Ok(question) = self.questions.try_recv() {
             self.note(question);
         }

@@ -10,6 +10,7 @@ use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::Place;
 use crate::mcp::{edit, json};
 use crate::pipeline::CallError;
 
@@ -79,6 +80,27 @@ impl Seal {
         BASE64_URL_SAFE_NO_PAD.encode(sealed)
     }
 
+    /// Returns the name under which a client knows a task of an upstream. It is always the same, and good
+    /// for this client alone.
+    pub(crate) fn task(&self, principal: &str, upstream: &str, id: &str) -> String {
+        let text = serde_json::to_vec(&(principal, upstream, id)).unwrap_or_default();
+        // Of the text itself: equal texts get equal names, and no two others share a nonce.
+        let digest = Sha256::digest(&text);
+        let nonce = XNonce::from_slice(&digest[..NONCE_BYTES]);
+        let mut sealed = nonce.to_vec();
+        sealed.extend(self.cipher.encrypt(nonce, &text[..]).unwrap_or_default());
+        BASE64_URL_SAFE_NO_PAD.encode(sealed)
+    }
+
+    /// Returns the upstream of a task that was named so for this client, and its own id for it.
+    pub(crate) fn open_task(&self, principal: &str, name: &str) -> Option<(String, String)> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(name).ok()?;
+        let (nonce, text) = bytes.split_at_checked(NONCE_BYTES)?;
+        let text = self.cipher.decrypt(XNonce::from_slice(nonce), text).ok()?;
+        let (owner, upstream, id): (String, String, String) = serde_json::from_slice(&text).ok()?;
+        (owner == principal).then_some((upstream, id))
+    }
+
     /// Returns what was sealed, if it was, by whom, for this request, and not long ago.
     pub(super) fn open(
         &self,
@@ -119,14 +141,8 @@ pub(super) fn digest(method: &str, params: &[u8]) -> [u8; 32] {
 }
 
 /// Returns a result whose `requestState` is sealed.
-pub(crate) fn seal_state(
-    seal: &Seal,
-    principal: &str,
-    upstream: &str,
-    method: &str,
-    params: &[u8],
-    result: &Bytes,
-) -> Bytes {
+pub(crate) fn seal_state(place: &Place<'_>, result: &Bytes) -> Bytes {
+    let &Place { seal, principal, upstream, method, params } = place;
     let Some(range) = json::member(result, "requestState") else { return result.clone() };
     let Some(state) = json::string(&result[range.clone()]) else { return result.clone() };
     let inner = Inner::Upstream(state.into_owned());
@@ -135,13 +151,8 @@ pub(crate) fn seal_state(
 }
 
 /// Returns params with the upstream's own `requestState`.
-pub(crate) fn open_state(
-    seal: &Seal,
-    principal: &str,
-    upstream: &str,
-    method: &str,
-    params: &Bytes,
-) -> Result<Bytes, CallError> {
+pub(crate) fn open_state(place: &Place<'_>) -> Result<Bytes, CallError> {
+    let &Place { seal, principal, upstream, method, params } = place;
     let Some(range) = json::member(params, "requestState") else { return Ok(params.clone()) };
     let sealed = json::string(&params[range]).unwrap_or_default();
     match seal.open(principal, upstream, digest(method, params), &sealed)? {
@@ -184,15 +195,32 @@ mod tests {
     }
 
     #[test]
+    fn a_task_has_one_name_for_each_client() {
+        let seal = Seal::default();
+        let name = seal.task("me", "files", "7");
+        assert_eq!(seal.task("me", "files", "7"), name);
+        assert_eq!(seal.open_task("me", &name), Some(("files".into(), "7".into())));
+        assert_eq!(seal.open_task("you", &name), None);
+        assert_eq!(seal.open_task("me", "7"), None);
+    }
+
+    #[test]
     fn the_upstream_gets_its_own_state_back() {
         let seal = Seal::default();
         let params = Bytes::from_static(br#"{"name":"a"}"#);
         let result = Bytes::from_static(br#"{"resultType":"input_required","requestState":"\"x"}"#);
-        let sealed = seal_state(&seal, "me", "up", "tools/call", &params, &result);
+        let place = |params| Place {
+            seal: &seal,
+            principal: "me",
+            upstream: "up",
+            method: "tools/call",
+            params,
+        };
+        let sealed = seal_state(&place(&params), &result);
         let state = &sealed[json::member(&sealed, "requestState").unwrap()];
         let retry = Bytes::from(edit::set(&params, &[("requestState", state)]));
 
-        let opened = open_state(&seal, "me", "up", "tools/call", &retry).unwrap();
+        let opened = open_state(&place(&retry)).unwrap();
 
         assert_eq!(opened, r#"{"requestState":"\"x","name":"a"}"#);
     }

@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::{Channel, ReplyTo};
 use super::{OpenRequest, Session, Setup, reply};
+use crate::aggregator::Target;
 use crate::lock;
 use crate::mcp::modern::RequestMeta;
 use crate::mcp::{self, Message, Revision};
@@ -69,6 +71,28 @@ impl Senders {
         };
         let _ = reply_to.answer(&[mcp::error_line(Some(&id), &refusal).into()]);
         None
+    }
+
+    /// Returns the headers that go with a request over HTTP, and what each must say, if anything.
+    pub(super) fn mirrored(
+        &self,
+        principal: Option<&Arc<str>>,
+        message: &Message,
+        meta: &RequestMeta,
+    ) -> Vec<(HeaderName, Option<String>)> {
+        if message.method() != "tools/call" {
+            return Vec::new();
+        }
+        let session = self.session(principal, meta);
+        let target = session
+            .aggregator()
+            .and_then(|aggregator| aggregator.resolve("tools/call", &message.body()).ok());
+        match target {
+            Some(Target::Upstream { upstream, name: Some(tool), .. }) => {
+                upstream.mirrored(message, &tool)
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Withdraws a request, where requests are withdrawn by their id.

@@ -86,6 +86,15 @@ pub(super) fn unsupported_version(asked: &str) -> Bytes {
     )
 }
 
+/// Returns the error object for a request that needs an extension its sender did not declare.
+pub(super) fn missing_extension(extension: &str) -> Bytes {
+    object(
+        modern::MISSING_CAPABILITY,
+        &format!("this needs the extension `{extension}`"),
+        json!({"requiredCapabilities": {"extensions": {extension: {}}}}),
+    )
+}
+
 /// Returns the error object for a request whose headers and body disagree.
 pub(super) fn header_mismatch(text: &str) -> Bytes {
     object(modern::HEADER_MISMATCH, text, json!({}))

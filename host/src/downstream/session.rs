@@ -267,6 +267,9 @@ impl Session {
                 self.reply(&reply_to, &[mcp::result_line(&id, result.as_bytes()).into()]);
                 return None;
             }
+            _ if method.starts_with("tasks/") && !meta.has_extension(mcp::modern::TASKS) => {
+                reply::missing_extension(mcp::modern::TASKS)
+            }
             "initialize"
             | "ping"
             | "logging/setLevel"
@@ -407,7 +410,7 @@ impl Session {
 
     /// Returns what we say of ourselves: the result of `initialize` or of `server/discover`.
     fn introduction(&self, aggregator: &Aggregator, revision: Revision) -> String {
-        let (capabilities, instructions) = merge(aggregator.upstreams());
+        let (capabilities, instructions) = merge(aggregator.upstreams(), revision.era());
         let instructions =
             instructions.map_or_else(String::new, |text| format!(r#","instructions":{text}"#));
         let name = json::quote(&self.setup.server_name);

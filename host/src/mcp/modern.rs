@@ -17,6 +17,9 @@ pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 /// `_meta` key: the `subscriptions/listen` a notification belongs to.
 pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 
+/// The extension for tasks (2026-07-28).
+pub const TASKS: &str = "io.modelcontextprotocol/tasks";
+
 /// HTTP headers and members of the body say different things.
 pub const HEADER_MISMATCH: i32 = -32020;
 /// The request needs something its sender did not declare.
@@ -59,6 +62,13 @@ impl RequestMeta {
             }),
             (Some(_), Some(_)) => Err(CLIENT_CAPABILITIES),
         })
+    }
+}
+
+impl RequestMeta {
+    /// Returns whether its sender knows an extension.
+    pub fn has_extension(&self, name: &str) -> bool {
+        json::at_path(&self.capabilities, &["extensions", name]).is_some()
     }
 }
 

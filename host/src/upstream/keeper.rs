@@ -116,7 +116,8 @@ impl Upstream {
         listener: &Arc<dyn Listener>,
         permit: Permit<'_>,
     ) -> (String, bool) {
-        let (link, mut hearing) = Link::new(Arc::clone(&self.name), remote.clone());
+        let (link, mut hearing) =
+            Link::new(Arc::clone(&self.name), remote.clone(), Arc::clone(&self.mirror));
         let outlet: Arc<dyn Outlet> = Arc::<Link>::clone(&link);
         let connection = Arc::new(Connection::new(Arc::clone(&self.name), outlet));
         let reason = {
@@ -266,8 +267,10 @@ impl Upstream {
                 for kind in std::mem::take(&mut kinds) {
                     match self.list(connection, &listing, kind).await {
                         Ok(mut items) => {
-                            if let (Some(link), ListKind::Tools) = (link, kind) {
-                                link.mirror(Mirror::of(&self.name, &mut items));
+                            if kind == ListKind::Tools && connection.era() == Era::Modern {
+                                let is_http = link.is_some();
+                                *lock(&self.mirror) =
+                                    Arc::new(Mirror::of(&self.name, &mut items, is_http));
                             }
                             listing.set(kind, items);
                         }

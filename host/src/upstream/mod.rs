@@ -12,6 +12,7 @@ mod stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ::http::HeaderName;
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
@@ -30,6 +31,7 @@ use crate::pipeline::Caller;
 use crate::rush::Rush;
 use crate::wire::Outbox;
 use handshake::START_TIMEOUT;
+use http::Mirror;
 use keeper::ENDING;
 
 /// Why an upstream gave no answer.
@@ -190,6 +192,8 @@ pub struct Upstream {
     /// Lists the server announced a change of, and a bell for whoever looks.
     stale: Mutex<Vec<ListKind>>,
     went_stale: Notify,
+    /// Which arguments of which tools go into HTTP headers.
+    mirror: Arc<Mutex<Arc<Mirror>>>,
     /// URIs somebody subscribed to, as raw JSON strings, for a server of the modern era.
     subscriptions: watch::Sender<Vec<Bytes>>,
     surroundings: Arc<Surroundings>,
@@ -227,6 +231,7 @@ impl Upstream {
             stderr: Arc::new(StderrTail::new(surroundings.redactor.clone())),
             stale: Mutex::default(),
             went_stale: Notify::new(),
+            mirror: Arc::default(),
             subscriptions: watch::Sender::new(Vec::new()),
             surroundings,
         }
@@ -285,6 +290,12 @@ impl Upstream {
     pub fn stale(&self, kinds: &[ListKind]) {
         lock(&self.stale).extend(kinds);
         self.went_stale.notify_one();
+    }
+
+    /// Returns the headers that go with a call over HTTP, and what each must say, if anything.
+    pub fn mirrored(&self, message: &Message, tool: &str) -> Vec<(HeaderName, Option<String>)> {
+        let mirror = Arc::clone(&lock(&self.mirror));
+        mirror.of_call(message, tool)
     }
 
     /// Says which resources somebody wants to hear of, as raw JSON strings.

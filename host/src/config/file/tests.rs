@@ -102,7 +102,9 @@ hub: {enabled: true, anything: [1]}
     assert_eq!(env["TOKEN"], "s3cret-token");
     assert_eq!(env["LITERAL"], "${TOKEN}");
     assert_eq!(cwd.as_deref(), Some(Path::new("/etc/ultra/work")));
-    let Endpoint::Http { url, headers, transport: _ } = &alpha.endpoint else { panic!("{alpha:?}") };
+    let Endpoint::Http { url, headers, transport: _ } = &alpha.endpoint else {
+        panic!("{alpha:?}")
+    };
     assert_eq!(url, "https://example.com/mcp");
     assert_eq!(headers["Authorization"], "Bearer s3cret-token");
     assert_eq!(config.plugins.directory.as_deref(), Some(Path::new("/etc/ultra/./plugins")));

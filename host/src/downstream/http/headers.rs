@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::mcp::modern::RequestMeta;
 use crate::mcp::{Kind, Message, json};
@@ -44,6 +44,22 @@ pub(super) fn mismatch(
     };
     let name = message.body_member(member).and_then(json::string).unwrap_or_default();
     differs("mcp-name", &name)
+}
+
+/// Returns what is wrong with the headers that mirror arguments of a tool.
+pub(super) fn param_mismatch(
+    headers: &HeaderMap,
+    mirrored: &[(HeaderName, Option<String>)],
+) -> Option<String> {
+    mirrored.iter().find_map(|(name, expected)| {
+        let said = headers.get(name).map(|value| decoded(value.as_bytes()));
+        let is_same = match (&said, expected) {
+            (None, None) => true,
+            (Some(Some(said)), Some(expected)) => said == expected,
+            _ => false,
+        };
+        (!is_same).then(|| format!("the header `{name}` and the argument it mirrors differ"))
+    })
 }
 
 /// Returns the text of a header; none if it claims to be encoded and is not.

@@ -143,6 +143,10 @@ async fn modern(
     if meta.version != Revision::V2026_07_28.as_str() {
         return refused(&reply::unsupported_version(&meta.version));
     }
+    let mirrored = endpoint.senders.mirrored(None, &message, &meta);
+    if let Some(wrong) = headers::param_mismatch(headers, &mirrored) {
+        return refused(&reply::header_mismatch(&wrong));
+    }
     let stream = Arc::new(Stream::new(None));
     let mut reader = stream.read(None);
     let reply_to = ReplyTo::Stream(Arc::clone(&stream));

@@ -75,6 +75,8 @@ pub(in crate::upstream) struct Link {
     pub(super) remote: Remote,
     pub(super) client: Client,
     heard: mpsc::Sender<Heard>,
+    /// Which arguments of which tools the server wants to see in headers.
+    pub(super) mirror: Arc<Mutex<Arc<Mirror>>>,
     pub(super) state: Mutex<State>,
     open: Mutex<HashMap<u64, AbortHandle>>,
     tasks: TaskTracker,
@@ -92,7 +94,6 @@ pub(super) struct State {
     pub(super) revision: Option<Revision>,
     /// Where messages go, for HTTP with SSE.
     pub(super) endpoint: Option<Uri>,
-    pub(super) mirror: Arc<Mirror>,
     closed: bool,
 }
 
@@ -101,6 +102,7 @@ impl Link {
     pub(in crate::upstream) fn new(
         upstream: Arc<str>,
         remote: Remote,
+        mirror: Arc<Mutex<Arc<Mirror>>>,
     ) -> (Arc<Self>, mpsc::Receiver<Heard>) {
         let (heard, hearing) = mpsc::channel(HEARD_MAX);
         let client = Client::new(remote.uri.scheme_str() == Some("https"));
@@ -109,6 +111,7 @@ impl Link {
             remote,
             client,
             heard,
+            mirror,
             state: Mutex::default(),
             open: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -128,11 +131,6 @@ impl Link {
     /// Forgets what was negotiated: it turned out to be wrong.
     pub(in crate::upstream) fn forget(&self) {
         lock(&self.state).revision = None;
-    }
-
-    /// Notes which arguments of which tools the server wants to see in headers.
-    pub(in crate::upstream) fn mirror(&self, mirror: Mirror) {
-        lock(&self.state).mirror = Arc::new(mirror);
     }
 
     /// Listens to what the server says by itself, as long as the link is open. Legacy era.

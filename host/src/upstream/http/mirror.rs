@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use crate::mcp::{Message, json};
 
@@ -32,9 +32,9 @@ struct Mirrored {
 }
 
 impl Mirror {
-    /// Reads the schemas of tools, and takes out those tools whose marks make no sense: nobody could
+    /// Reads the schemas of tools. Over HTTP, takes out those whose marks make no sense: nobody could
     /// call them.
-    pub(in crate::upstream) fn of(upstream: &str, tools: &mut Vec<Bytes>) -> Self {
+    pub(in crate::upstream) fn of(upstream: &str, tools: &mut Vec<Bytes>, is_http: bool) -> Self {
         let mut mirror = Self::default();
         tools.retain(|tool| {
             if memchr::memmem::find(tool, MARK.as_bytes()).is_none() {
@@ -48,6 +48,7 @@ impl Mirror {
                     mirror.tools.insert(name, mirrored);
                     true
                 }
+                Err(_) if !is_http => true,
                 Err(reason) => {
                     tracing::warn!(upstream, name, "the tool `{name}` is left out: {reason}");
                     false
@@ -57,23 +58,34 @@ impl Mirror {
         mirror
     }
 
-    /// Adds the headers of a call.
-    pub(super) fn headers(&self, message: &Message, headers: &mut HeaderMap) {
+    /// Returns the headers of a message, and what each must say, if anything.
+    pub(super) fn headers(&self, message: &Message) -> Vec<(HeaderName, Option<String>)> {
         if self.tools.is_empty() || message.method() != "tools/call" {
-            return;
+            return Vec::new();
         }
-        let tool = message.body_member("name").and_then(json::string);
-        let Some(mirrored) = tool.and_then(|tool| self.tools.get(&*tool)) else { return };
-        let Some(arguments) = message.body_member("arguments") else { return };
-        for Mirrored { header, path } in mirrored {
+        let tool = message.body_member("name").and_then(json::string).unwrap_or_default();
+        self.of_call(message, &tool)
+    }
+
+    /// Returns the same for a call of the tool that has this name here.
+    pub(in crate::upstream) fn of_call(
+        &self,
+        message: &Message,
+        tool: &str,
+    ) -> Vec<(HeaderName, Option<String>)> {
+        let Some(mirrored) = self.tools.get(tool) else { return Vec::new() };
+        let arguments = message.body_member("arguments").unwrap_or(b"{}");
+        let value = |path: &[String]| {
             let path: Vec<_> = path.iter().map(String::as_str).collect();
-            let Some(range) = json::at_path(arguments, &path) else { continue };
-            let text = match &arguments[range] {
-                b"null" => continue,
-                raw => json::string(raw).unwrap_or_else(|| String::from_utf8_lossy(raw)),
-            };
-            headers.insert(header.clone(), value(&text));
-        }
+            match &arguments[json::at_path(arguments, &path)?] {
+                b"null" => None,
+                raw => Some(match json::string(raw) {
+                    Some(text) => text.into_owned(),
+                    None => String::from_utf8_lossy(raw).into_owned(),
+                }),
+            }
+        };
+        mirrored.iter().map(|Mirrored { header, path }| (header.clone(), value(path))).collect()
     }
 }
 
@@ -160,15 +172,20 @@ mod tests {
     #[test]
     fn marked_arguments_go_into_headers() {
         let schema = r#"{"properties":{"a":{"type":"string","x-mcp-header":"Region"},"b":{"properties":{"c":{"type":"integer","x-mcp-header":"Size"}}},"d":{"type":"boolean","x-mcp-header":"Dry"}}}"#;
-        let mirror = Mirror::of("up", &mut vec![tool(schema)]);
+        let mirror = Mirror::of("up", &mut vec![tool(schema)], true);
         let call = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{"a":"é","b":{"c":42},"d":null}}}"#;
-        let mut headers = HeaderMap::new();
 
-        mirror.headers(&Message::parse(call.into()).unwrap(), &mut headers);
+        let headers = mirror.headers(&Message::parse(call.into()).unwrap());
 
-        assert_eq!(headers["mcp-param-region"], "=?base64?w6k=?=");
-        assert_eq!(headers["mcp-param-size"], "42");
-        assert!(!headers.contains_key("mcp-param-dry"));
+        let expected = [
+            ("mcp-param-region", Some("é")),
+            ("mcp-param-size", Some("42")),
+            ("mcp-param-dry", None),
+        ];
+        let headers: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+        assert_eq!(headers, expected);
+        assert_eq!(value("é"), "=?base64?w6k=?=");
     }
 
     #[test]
@@ -181,7 +198,7 @@ mod tests {
             r#"{"properties":{"a":{"items":{"type":"string","x-mcp-header":"A"}}}}"#,
         ] {
             let mut tools = vec![tool(schema), tool("{}")];
-            Mirror::of("up", &mut tools);
+            Mirror::of("up", &mut tools, true);
             assert_eq!(tools.len(), 1, "{schema}");
         }
     }

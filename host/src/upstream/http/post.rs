@@ -57,10 +57,10 @@ impl Link {
     }
 
     fn request(&self, message: &Message) -> Request<Full<Bytes>> {
-        let (endpoint, modern, mirror) = {
+        let (endpoint, modern) = {
             let state = lock(&self.state);
             let modern = state.revision.is_some_and(|revision| revision.era() == Era::Modern);
-            (state.endpoint.clone(), modern, std::sync::Arc::clone(&state.mirror))
+            (state.endpoint.clone(), modern)
         };
         let uri = endpoint.as_ref().unwrap_or(&self.remote.uri);
         let mut request =
@@ -73,7 +73,10 @@ impl Link {
             if let Some(name) = mirror::name(message) {
                 headers.insert(NAME, mirror::value(&name));
             }
-            mirror.headers(message, headers);
+            let mirror = std::sync::Arc::clone(&lock(&self.mirror));
+            for (name, value) in mirror.headers(message) {
+                headers.extend(value.map(|value| (name.clone(), mirror::value(&value))));
+            }
         }
         let body = Full::new(message.line().clone());
         request.body(body).unwrap_or_else(|_| unreachable!("its parts were checked"))
