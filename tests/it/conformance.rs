@@ -4,12 +4,13 @@
 use std::process::Command;
 
 use serde_json::json;
-use ultra_tests::conformance::{Process, Suite};
-use ultra_tests::{Session, program};
+use ultra_tests::conformance::{Process, Report, Suite};
+use ultra_tests::{Session, Ultra, program, servers};
 
 /// Ports are free in the namespace of each test.
 const FIXTURE_PORT: u16 = 4001;
 const FIXTURE_URL: &str = "http://127.0.0.1:4001/mcp";
+const GATEWAY: &str = "127.0.0.1:4002";
 
 /// Server scenarios that count, by revision.
 const SCORED: [(&str, usize); 2] = [("2025-11-25", 30), ("2026-07-28", 37)];
@@ -40,6 +41,58 @@ async fn the_fixture_passes_in_the_era_it_is_pinned_to_and_in_no_other() {
             let (passed, _) = report.scored();
             assert_eq!(passed == scored, pinned == era, "{revision} of {pinned}: {passed}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_fixture_passes_through_the_gateway_under_its_own_names() {
+    let Some(suite) = Suite::find() else { return };
+    for (revision, scored) in SCORED {
+        let report = suite.through_gateway("both", "/servers/ref/mcp", "", revision).await;
+
+        report.assert_expected("passthrough");
+        assert_eq!(report.scored(), (scored, scored), "{revision}");
+    }
+}
+
+#[tokio::test]
+async fn the_fixture_passes_merged_with_another_server() {
+    let Some(suite) = Suite::find() else { return };
+    let Some(memory) = servers::find("mcp-server-memory") else { return };
+    let second = format!("  memory:\n    command: {memory:?}\n    enabled: true\n");
+    for (revision, scored) in SCORED {
+        let report = suite.through_gateway("both", "/mcp", &second, revision).await;
+
+        report.assert_expected("merged");
+        assert_eq!(report.scored(), (scored, scored), "{revision}");
+    }
+}
+
+/// Each client meets a server that only knows the other era.
+#[tokio::test]
+async fn the_fixture_passes_pinned_to_the_other_era() {
+    let Some(suite) = Suite::find() else { return };
+    for ((revision, _), era) in SCORED.into_iter().zip(["modern", "legacy"]) {
+        let report = suite.through_gateway(era, "/servers/ref/mcp", "", revision).await;
+
+        report.assert_expected("other-era");
+    }
+}
+
+/// Runs the suite against a gateway in front of the fixture and, perhaps, other servers.
+trait ThroughGateway {
+    async fn through_gateway(&self, era: &str, path: &str, others: &str, revision: &str) -> Report;
+}
+
+impl ThroughGateway for Suite {
+    async fn through_gateway(&self, era: &str, path: &str, others: &str, revision: &str) -> Report {
+        let config = format!(
+            "server:\n  naming: on_collision\nupstream:\n  ref:\n    url: {FIXTURE_URL}\n    enabled: true\n{others}"
+        );
+        let setup = Ultra::config(&config).memory().arg("--http").arg(GATEWAY);
+        let gateway = Process::new(setup.start_command(), "listening");
+        let processes = vec![Process::fixture(FIXTURE_PORT, era), gateway];
+        self.server(processes, &format!("http://{GATEWAY}{path}"), revision).await
     }
 }
 

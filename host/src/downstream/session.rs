@@ -262,7 +262,7 @@ impl Session {
         let method = message.method();
         let refusal = match &*method {
             "server/discover" => {
-                let Some(client) = self.client.get() else { return None };
+                let client = self.client.get()?;
                 let result = self.introduction(&client.aggregator, client.revision);
                 self.reply(&reply_to, &[mcp::result_line(&id, result.as_bytes()).into()]);
                 return None;
@@ -587,10 +587,15 @@ impl Session {
             // It can be asked only in answer to something it asked itself.
             let question = Question { connection: Arc::clone(connection), message };
             connection.asks();
-            if origin.is_none_or(|open| open.question(question).is_err()) {
+            let can_be_asked = origin.is_some_and(|open| {
+                let meta = open.meta();
+                meta.is_some_and(|meta| meta.can_answer(&question.message.method()))
+                    && open.question(question).is_ok()
+            });
+            if !can_be_asked {
                 connection.asked();
-                let unknown = CallError::Unknown { kind: "method", name: "of a client".to_owned() };
-                let error = reply::call_error(&unknown, Era::Legacy);
+                let error =
+                    reply::invalid_request("the client has not declared that it can be asked this");
                 connection.send(&[mcp::error_line(Some(&theirs), &error).into()]);
             }
             return;

@@ -41,6 +41,17 @@ pub struct RequestMeta {
 }
 
 impl RequestMeta {
+    /// Returns whether its sender can answer such a request of a server.
+    pub fn can_answer(&self, method: &str) -> bool {
+        let capability = match method {
+            "sampling/createMessage" => "sampling",
+            "elicitation/create" => "elicitation",
+            "roots/list" => "roots",
+            _ => return false,
+        };
+        json::member(&self.capabilities, capability).is_some()
+    }
+
     /// Returns what a request says of itself; none if it is one of the legacy era.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ impl Parser {
     }
 
     /// Returns the next event that is complete.
-    pub fn next(&mut self) -> Result<Option<Event>, TooLong> {
+    pub fn next_event(&mut self) -> Result<Option<Event>, TooLong> {
         while let Some(line) = self.line() {
             if line.is_empty() {
                 let event = std::mem::take(&mut self.event);
@@ -128,7 +128,7 @@ mod tests {
         let mut events = Vec::new();
         for chunk in chunks {
             parser.feed(chunk.as_bytes());
-            while let Some(event) = parser.next().unwrap() {
+            while let Some(event) = parser.next_event().unwrap() {
                 events.push(event);
             }
         }
@@ -172,7 +172,7 @@ mod tests {
     fn an_event_that_never_ends_is_refused() {
         let mut parser = Parser::new(1000);
         parser.feed(&[b'x'; 1001]);
-        assert_eq!(parser.next(), Err(TooLong));
+        assert_eq!(parser.next_event(), Err(TooLong));
     }
 
     #[test]

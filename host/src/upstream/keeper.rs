@@ -267,8 +267,8 @@ impl Upstream {
                 for kind in std::mem::take(&mut kinds) {
                     match self.list(connection, &listing, kind).await {
                         Ok(mut items) => {
-                            if kind == ListKind::Tools && connection.era() == Era::Modern {
-                                let is_http = link.is_some();
+                            if kind == ListKind::Tools {
+                                let is_http = link.is_some() && connection.era() == Era::Modern;
                                 *lock(&self.mirror) =
                                     Arc::new(Mirror::of(&self.name, &mut items, is_http));
                             }

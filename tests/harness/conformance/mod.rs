@@ -25,7 +25,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Returns a program that is ready when it writes a line that begins like this.
+    /// Returns a program that is ready when it has written this.
     pub fn new(command: Command, ready: &str) -> Self {
         Self { command, ready: ready.to_owned() }
     }

@@ -105,15 +105,15 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until it has written a line that begins like this.
+    /// Waits until it has written this.
     ///
     /// # Panics
     ///
     /// If it has not within `limit`, or ends before; shows what it wrote.
-    pub async fn until_line(&mut self, start: &str, limit: Duration) {
-        let what = format!("a line that begins with `{start}`");
+    pub async fn until_line(&mut self, part: &str, limit: Duration) {
+        let what = format!("a line with `{part}`");
         self.until(&what, limit, |this| {
-            if this.output().lines().any(|line| line.starts_with(start)) {
+            if this.output().contains(part) {
                 return Some(());
             }
             if let Some(status) = this.status() {

@@ -64,12 +64,17 @@ pub(super) async fn respond(routes: &Routes, request: Request<Incoming>) -> Resp
         Method::POST => post(endpoint, request).await,
         Method::GET => get(endpoint, request.headers()),
         Method::DELETE => delete(endpoint, request.headers()),
-        _ => Err(answer::refusal(StatusCode::METHOD_NOT_ALLOWED, "use POST")),
+        _ => Ok(answer::refusal(StatusCode::METHOD_NOT_ALLOWED, "use POST")),
     };
-    asked.unwrap_or_else(|refusal| refusal)
+    asked.unwrap_or_else(|refusal| *refusal)
 }
 
-type Answered = Result<Response<Body>, Response<Body>>;
+/// A refusal ends the handling of a request early.
+type Answered = Result<Response<Body>, Box<Response<Body>>>;
+
+fn refused(status: StatusCode, reason: &str) -> Box<Response<Body>> {
+    Box::new(answer::refusal(status, reason))
+}
 
 async fn post(endpoint: &Endpoint, request: Request<Incoming>) -> Answered {
     let (head, body) = request.into_parts();
@@ -79,12 +84,12 @@ async fn post(endpoint: &Endpoint, request: Request<Incoming>) -> Answered {
     };
     if !has(CONTENT_TYPE, &["application/json"]) {
         let reason = "the `Content-Type` must be `application/json`";
-        return Err(answer::refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
+        return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
     let takes = |kind| has(ACCEPT, &[kind, "*/*"]);
     if !takes("application/json") || !takes("text/event-stream") {
         let reason = "`Accept` must list `application/json` and `text/event-stream`";
-        return Err(answer::refusal(StatusCode::NOT_ACCEPTABLE, reason));
+        return Err(refused(StatusCode::NOT_ACCEPTABLE, reason));
     }
     let body =
         tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, LINE_BYTES_MAX).collect()).await;
@@ -92,11 +97,11 @@ async fn post(endpoint: &Endpoint, request: Request<Incoming>) -> Answered {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             let reason = "the message is longer than 64 MiB";
-            return Err(answer::refusal(StatusCode::PAYLOAD_TOO_LARGE, reason));
+            return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, reason));
         }
-        Ok(Err(_)) => return Err(answer::refusal(StatusCode::BAD_REQUEST, "the body broke off")),
+        Ok(Err(_)) => return Err(refused(StatusCode::BAD_REQUEST, "the body broke off")),
         Err(_) => {
-            return Err(answer::refusal(StatusCode::REQUEST_TIMEOUT, "the body took too long"));
+            return Err(refused(StatusCode::REQUEST_TIMEOUT, "the body took too long"));
         }
     };
     let message = match Message::parse(text.clone()) {
@@ -105,7 +110,8 @@ async fn post(endpoint: &Endpoint, request: Request<Incoming>) -> Answered {
         Err(error) => {
             let id = mcp::recover_id(&text);
             let error = reply::message_error(&error);
-            return Err(answer::error_response(StatusCode::BAD_REQUEST, id.as_deref(), &error));
+            let refusal = answer::error_response(StatusCode::BAD_REQUEST, id.as_deref(), &error);
+            return Err(Box::new(refusal));
         }
     };
     let meta = RequestMeta::of(&message);
@@ -126,26 +132,27 @@ async fn modern(
     meta: Option<Result<RequestMeta, &'static str>>,
 ) -> Answered {
     let id = message.id();
-    let refused =
-        |error: &[u8]| Err(answer::error_response(StatusCode::BAD_REQUEST, id.as_deref(), error));
+    let bad_request = |error: &[u8]| {
+        Err(Box::new(answer::error_response(StatusCode::BAD_REQUEST, id.as_deref(), error)))
+    };
     if message.kind() != Kind::Request {
         // Cancelling is done by closing the response; nothing else needs to be told.
         return Ok(answer::empty(StatusCode::ACCEPTED));
     }
     let meta = match meta {
         Some(Ok(meta)) => meta,
-        Some(Err(key)) => return refused(&reply::missing_meta(key)),
-        None => return refused(&reply::missing_meta(modern::PROTOCOL_VERSION)),
+        Some(Err(key)) => return bad_request(&reply::missing_meta(key)),
+        None => return bad_request(&reply::missing_meta(modern::PROTOCOL_VERSION)),
     };
     if let Some(wrong) = headers::mismatch(headers, &message, Some(&meta)) {
-        return refused(&reply::header_mismatch(&wrong));
+        return bad_request(&reply::header_mismatch(&wrong));
     }
     if meta.version != Revision::V2026_07_28.as_str() {
-        return refused(&reply::unsupported_version(&meta.version));
+        return bad_request(&reply::unsupported_version(&meta.version));
     }
     let mirrored = endpoint.senders.mirrored(None, &message, &meta);
     if let Some(wrong) = headers::param_mismatch(headers, &mirrored) {
-        return refused(&reply::header_mismatch(&wrong));
+        return bad_request(&reply::header_mismatch(&wrong));
     }
     let stream = Arc::new(Stream::new(None));
     let mut reader = stream.read(None);
@@ -193,14 +200,14 @@ async fn legacy(
     if message.kind() == Kind::Request && message.method() == "initialize" {
         if headers.contains_key(SESSION_ID) {
             let reason = "`initialize` begins a session and has none";
-            return Err(answer::refusal(StatusCode::BAD_REQUEST, reason));
+            return Err(refused(StatusCode::BAD_REQUEST, reason));
         }
         let session = endpoint.sessions.open();
         let stream = Arc::new(Stream::new(None));
         let mut reader = stream.read(None);
         session.session.message(message, ReplyTo::Stream(Arc::clone(&stream)));
         let Next::Event(line, _) = stream.next(&mut reader).await else {
-            return Err(answer::refusal(StatusCode::INTERNAL_SERVER_ERROR, "no answer"));
+            return Err(refused(StatusCode::INTERNAL_SERVER_ERROR, "no answer"));
         };
         let mut response = answer::json(StatusCode::OK, line.clone());
         if json::member(&line, "error").is_some() {
@@ -212,7 +219,7 @@ async fn legacy(
     }
     if version.is_some_and(|version| Revision::parse(version).is_none()) {
         let reason = "this `MCP-Protocol-Version` is not supported";
-        return Err(answer::refusal(StatusCode::BAD_REQUEST, reason));
+        return Err(refused(StatusCode::BAD_REQUEST, reason));
     }
     let session = session(endpoint, headers)?;
     if message.kind() != Kind::Request {
@@ -256,12 +263,12 @@ async fn streamed(stream: Arc<Stream>) -> Response<Body> {
 fn get(endpoint: &Endpoint, headers: &HeaderMap) -> Answered {
     if !headers.contains_key(SESSION_ID) {
         let reason = "there is nothing to listen to without a session; use POST";
-        return Err(answer::refusal(StatusCode::METHOD_NOT_ALLOWED, reason));
+        return Err(refused(StatusCode::METHOD_NOT_ALLOWED, reason));
     }
     let accepts = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     if !accepts.contains("text/event-stream") && !accepts.contains("*/*") {
         let reason = "`Accept` must list `text/event-stream`";
-        return Err(answer::refusal(StatusCode::NOT_ACCEPTABLE, reason));
+        return Err(refused(StatusCode::NOT_ACCEPTABLE, reason));
     }
     let session = session(endpoint, headers)?;
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
@@ -269,7 +276,7 @@ fn get(endpoint: &Endpoint, headers: &HeaderMap) -> Answered {
         Some(Some((stream, after))) => (stream, after),
         Some(None) => {
             let reason = "this `Last-Event-ID` is not known any more";
-            return Err(answer::refusal(StatusCode::NOT_FOUND, reason));
+            return Err(refused(StatusCode::NOT_FOUND, reason));
         }
         None => (Arc::clone(&session.unasked), None),
     };
@@ -282,17 +289,20 @@ fn delete(endpoint: &Endpoint, headers: &HeaderMap) -> Answered {
     let id = headers.get(SESSION_ID).and_then(|id| id.to_str().ok());
     match id.map(|id| endpoint.sessions.close(id)) {
         Some(true) => Ok(answer::empty(StatusCode::NO_CONTENT)),
-        Some(false) => Err(answer::refusal(StatusCode::NOT_FOUND, "the session has ended")),
-        None => Err(answer::refusal(StatusCode::METHOD_NOT_ALLOWED, "use POST")),
+        Some(false) => Err(refused(StatusCode::NOT_FOUND, "the session has ended")),
+        None => Err(refused(StatusCode::METHOD_NOT_ALLOWED, "use POST")),
     }
 }
 
-fn session(endpoint: &Endpoint, headers: &HeaderMap) -> Result<Arc<HttpSession>, Response<Body>> {
+fn session(
+    endpoint: &Endpoint,
+    headers: &HeaderMap,
+) -> Result<Arc<HttpSession>, Box<Response<Body>>> {
     let Some(id) = headers.get(SESSION_ID).and_then(|id| id.to_str().ok()) else {
         let reason = "the header `Mcp-Session-Id` is missing; begin with `initialize`";
-        return Err(answer::refusal(StatusCode::BAD_REQUEST, reason));
+        return Err(refused(StatusCode::BAD_REQUEST, reason));
     };
     endpoint.sessions.find(id).ok_or_else(|| {
-        answer::refusal(StatusCode::NOT_FOUND, "the session has ended; begin with `initialize`")
+        refused(StatusCode::NOT_FOUND, "the session has ended; begin with `initialize`")
     })
 }

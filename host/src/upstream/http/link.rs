@@ -452,7 +452,7 @@ impl Events {
 
     async fn next(&mut self) -> Result<Option<Event>, String> {
         loop {
-            match self.parser.next() {
+            match self.parser.next_event() {
                 Ok(Some(event)) => return Ok(Some(event)),
                 Ok(None) => {}
                 Err(_) => return Err("it sent an event longer than 64 MiB".to_owned()),

@@ -150,10 +150,10 @@ pub(super) fn name(message: &Message) -> Option<Cow<'_, str>> {
 
 /// Returns text as a header: as it is, or encoded where a header could not carry it.
 pub(super) fn value(text: &str) -> HeaderValue {
-    let plain = text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
-        && !text.starts_with(' ')
-        && !text.ends_with(' ')
-        && !(text.starts_with("=?base64?") && text.ends_with("?="));
+    let looks_encoded = text.starts_with("=?base64?") && text.ends_with("?=");
+    let is_padded = text.starts_with(' ') || text.ends_with(' ');
+    let is_visible = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    let plain = is_visible && !is_padded && !looks_encoded;
     let text = match plain {
         true => Cow::Borrowed(text),
         false => Cow::Owned(format!("=?base64?{}?=", BASE64_STANDARD.encode(text))),

@@ -136,14 +136,18 @@ impl Session {
         lock(&self.streams).iter().find(|stream| stream.number() == number).cloned()
     }
 
-    /// Asks the client several things on the stream of a call, one after the other.
+    /// Asks the client several things at once on the stream of a call.
     pub(crate) async fn ask(&self, requests: &Object, voice: &Voice) -> Result<Object, Fault> {
-        let mut answers = Object::new();
+        let mut open = Vec::new();
         for (key, request) in requests {
             let id = self.next.fetch_add(1, Ordering::Relaxed);
             let (answer, answered) = oneshot::channel();
             lock(&self.asked).insert(id, answer);
             voice.message(rpc::request(id, &request["method"], &request["params"])).await;
+            open.push((key, id, answered));
+        }
+        let mut answers = Object::new();
+        for (key, id, answered) in open {
             let answer = tokio::time::timeout(ANSWER_TIMEOUT, answered).await;
             lock(&self.asked).remove(&id);
             let refused =
