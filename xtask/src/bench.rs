@@ -46,6 +46,10 @@ const RIVAL_VERSION: &str = "0.6.0";
 const RIVAL_TITLE: &str = "mcp-proxy 0.6.0 (HTTP)";
 const RIVAL_PORT: u16 = 39471;
 
+/// Where the gateway listens for clients that come by HTTP, and the upstream behind HTTP.
+const GATEWAY_PORT: u16 = 39472;
+const UPSTREAM_PORT: u16 = 39473;
+
 /// Plugins that are embedded.
 const PLUGINS: [&str; 4] = ["trace", "logging", "audit", "metrics"];
 
@@ -61,17 +65,19 @@ struct Route {
     tool: &'static str,
     command: Command,
     url: Option<String>,
+    /// What it needs besides.
+    beside: Option<Command>,
     /// Whether it tells how many commits there were.
     commits: bool,
 }
 
 impl Route {
     fn new(title: &'static str, command: Command) -> Self {
-        Self { title, tool: "fake__echo", command, url: None, commits: false }
+        Self { title, tool: "fake__echo", command, url: None, beside: None, commits: false }
     }
 
-    fn by_http(self) -> Self {
-        Self { url: Some(rival_url()), ..self }
+    fn by_http(self, url: String) -> Self {
+        Self { url: Some(url), ..self }
     }
 }
 
@@ -109,6 +115,7 @@ pub(crate) fn run(rival: bool) -> anyhow::Result<()> {
     let mut report = format!("Measured on {}.\n", machine());
     bench.pipeline(&mut report)?;
     bench.calls(&mut report, rival)?;
+    bench.http_calls(&mut report)?;
     bench.launch(&mut report)?;
     bench.fleet(&mut report, rival)?;
     std::io::stdout().write_all(report.as_bytes())?;
@@ -140,14 +147,24 @@ impl Bench {
         Ok(())
     }
 
-    /// Latency, throughput and CPU of calls with 1 KiB.
+    /// Latency, throughput and CPU of calls with 1 KiB, on stdio.
     fn calls(&self, report: &mut String, rival: bool) -> anyhow::Result<()> {
+        report.push_str("\n### `tools/call`, 1 KiB, one stdio upstream\n\n");
+        self.load(report, &self.call_routes(rival)?, &LOADS)
+    }
+
+    /// The same, with HTTP on both sides.
+    fn http_calls(&self, report: &mut String) -> anyhow::Result<()> {
+        report.push_str("\n### `tools/call`, 1 KiB, Streamable HTTP in and out\n\n");
+        self.load(report, &self.http_routes()?, &LOADS[1..])
+    }
+
+    fn load(&self, report: &mut String, routes: &[Route], loads: &[Load]) -> anyhow::Result<()> {
         report.push_str(
-            "\n### `tools/call`, 1 KiB, one stdio upstream\n\n\
-             | Route | callers | p50 µs | p99 µs | calls/s | CPU µs a call | calls a commit | RSS MiB |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
+            "| Route | callers | p50 µs | p99 µs | calls/s | CPU µs a call | calls a commit | RSS MiB |\n|---|--:|--:|--:|--:|--:|--:|--:|\n",
         );
-        for route in self.call_routes(rival)? {
-            for load in LOADS {
+        for route in routes {
+            for load in loads {
                 say(&format!("{}, callers: {}", route.title, load.title));
                 let mut args = vec!["calls".to_owned()];
                 args.extend(["--callers".to_owned(), load.callers.to_string()]);
@@ -160,7 +177,7 @@ impl Bench {
                     args.extend(["--status".to_owned(), "ultra_status".to_owned()]);
                 }
                 let rounds: Vec<_> = (0..ROUNDS)
-                    .map(|_| self.measure(&args, &route))
+                    .map(|_| self.measure(&args, route))
                     .collect::<anyhow::Result<_>>()?;
                 writeln!(
                     report,
@@ -177,6 +194,43 @@ impl Bench {
             }
         }
         Ok(())
+    }
+
+    /// Routes whose client and whose upstream speak HTTP.
+    fn http_routes(&self) -> anyhow::Result<Vec<Route>> {
+        let upstream = Command {
+            env: Vec::new(),
+            words: vec![
+                self.program("fake-upstream"),
+                "--http".to_owned(),
+                UPSTREAM_PORT.to_string(),
+            ],
+        };
+        let none = format!("plugins:\n  disabled: [{}]\n", PLUGINS.join(", "));
+        let fake = format!(
+            "upstream:\n  fake:\n    url: http://127.0.0.1:{UPSTREAM_PORT}/mcp\n    enabled: true\n"
+        );
+        let memory = "storage:\n  backend: memory\n";
+        let sqlite = format!("storage:\n{}", self.sqlite("http-sqlite"));
+        let gateway = |title, name, config: String| {
+            let mut command = self.ultra(name, &config)?;
+            command.words.extend(["--http".to_owned(), format!("127.0.0.1:{GATEWAY_PORT}")]);
+            let route =
+                Route::new(title, command).by_http(format!("http://127.0.0.1:{GATEWAY_PORT}/mcp"));
+            anyhow::Ok(Route { beside: Some(upstream.clone()), ..route })
+        };
+        let direct = Route::new("direct", upstream.clone())
+            .by_http(format!("http://127.0.0.1:{UPSTREAM_PORT}/mcp"));
+        Ok(vec![
+            Route { tool: "echo", ..direct },
+            gateway("Ultra, empty pipeline", "http-empty", format!("{none}{fake}{memory}"))?,
+            gateway("Ultra, four components, memory", "http-memory", format!("{fake}{memory}"))?,
+            gateway(
+                "Ultra, four components, SQLite, durable audit",
+                "http-sqlite",
+                format!("{fake}{sqlite}"),
+            )?,
+        ])
     }
 
     fn call_routes(&self, rival: bool) -> anyhow::Result<Vec<Route>> {
@@ -201,7 +255,7 @@ impl Bench {
         ];
         if rival {
             let command = self.rival("calls", &self.rival_backend("fake", &[]))?;
-            routes.push(Route::new(RIVAL_TITLE, command).by_http());
+            routes.push(Route::new(RIVAL_TITLE, command).by_http(rival_url()));
         }
         Ok(routes)
     }
@@ -267,7 +321,9 @@ impl Bench {
         if rival {
             let backends: String =
                 names.iter().map(|name| self.rival_backend(name, &args)).collect();
-            routes.push(Route::new(RIVAL_TITLE, self.rival("fleet", &backends)?).by_http());
+            routes.push(
+                Route::new(RIVAL_TITLE, self.rival("fleet", &backends)?).by_http(rival_url()),
+            );
         }
         for route in routes {
             say(&format!("fleet, {}", route.title));
@@ -292,6 +348,7 @@ impl Bench {
 
     /// Runs `bench-client` on a route.
     fn measure(&self, args: &[String], route: &Route) -> anyhow::Result<Figures> {
+        let _beside = route.beside.as_ref().map(Beside::start).transpose()?;
         let mut command = shell(self.program("bench-client")).args(args);
         if let Some(url) = &route.url {
             command = command.args(["--url", url]);
@@ -360,6 +417,25 @@ impl Bench {
             env: vec!["RUST_LOG=error".to_owned()],
             words: vec![text(&rival_program()), "--config".to_owned(), text(&file)],
         })
+    }
+}
+
+/// A process that a route needs besides what is measured; ended when dropped.
+struct Beside(std::process::Child);
+
+impl Beside {
+    fn start(command: &Command) -> anyhow::Result<Self> {
+        let (program, args) = command.words.split_first().context("no program")?;
+        let child = std::process::Command::new(program).args(args).spawn();
+        Ok(Self(child.with_context(|| format!("cannot run `{program}`"))?))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

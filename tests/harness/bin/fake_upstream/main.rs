@@ -1,9 +1,10 @@
-//! A small MCP server on stdio that behaves, or misbehaves, as its flags say.
+//! A small MCP server on stdio, or behind HTTP, that behaves, or misbehaves, as its flags say.
 //!
 //! One thread and one loop: it reads what is there, answers it all, writes once. That keeps an `echo`
 //! at a few microseconds, so that a benchmark measures the gateway. It speaks the legacy era
 //! (2024-11-05 to 2025-11-25) only.
 
+mod http;
 mod lists;
 mod server;
 mod tasks;
@@ -86,6 +87,9 @@ struct Options {
     /// Exit after this many answered tool calls
     #[arg(long)]
     die_after: Option<u64>,
+    /// Serve HTTP on this port instead of stdio
+    #[arg(long)]
+    http: Option<u16>,
     /// Sleep for ever; how the grandchild is started
     #[arg(long, hide = true)]
     sleeper: bool,
@@ -119,7 +123,10 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     thread::sleep(Duration::from_millis(options.start_delay_ms));
     flood_stderr(options.stderr_flood)?;
 
-    serve(options)?;
+    match options.http {
+        Some(port) => http::serve(options, port)?,
+        None => serve(options)?,
+    }
 
     if options.linger {
         sleep_for_ever();
