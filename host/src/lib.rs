@@ -2,6 +2,7 @@
 
 pub mod aggregator;
 pub mod audit;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod downstream;
