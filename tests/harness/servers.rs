@@ -14,9 +14,18 @@ const DIRECTORY: &str = "ULTRA_TEST_SERVERS";
 ///
 /// If it is not installed and `CI` is `true`: there, a skipped test is a failed one.
 pub fn find(name: &str) -> Option<PathBuf> {
+    find_at(name, &[&format!("npm/node_modules/.bin/{name}"), &format!("py/bin/{name}")])
+}
+
+/// Returns the first of several paths below the directory of installed servers, called `name` where none
+/// is there. The same holds as for [`find`].
+///
+/// # Panics
+///
+/// As [`find`].
+pub fn find_at(name: &str, places: &[&str]) -> Option<PathBuf> {
     let dir = directory();
-    let places = [dir.join("npm/node_modules/.bin").join(name), dir.join("py/bin").join(name)];
-    let found = places.into_iter().find(|path| path.exists());
+    let found = places.iter().map(|place| dir.join(place)).find(|path| path.exists());
     if found.is_none() {
         assert!(!is_ci(), "`{name}` is not installed in `{}`", dir.display());
         skip(&format!(

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps says what it expects")]
 
+mod auth;
 mod differential;
 mod fake;
 mod interceptors;
