@@ -10,10 +10,10 @@ use super::vault::VaultError;
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// A token must not be sent to such a server.
-    #[error("`{url}` cannot be signed in to: {reason}")]
+    #[error("`{name}` cannot be signed in to: {reason}")]
     Server {
-        /// Without its query.
-        url: String,
+        /// Its name in the config.
+        name: String,
         /// Why.
         reason: &'static str,
     },

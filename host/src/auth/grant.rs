@@ -92,7 +92,7 @@ impl Grant {
         next.granted = tokens.scopes.unwrap_or(next.granted);
         next.is_refreshed = true;
         next.issued_at = now;
-        next.expires_at = tokens.lifetime.map(|lifetime| now + lifetime.as_secs());
+        next.expires_at = tokens.lifetime.map(|lifetime| now.saturating_add(lifetime.as_secs()));
         next
     }
 }

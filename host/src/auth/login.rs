@@ -79,9 +79,10 @@ impl Login {
         Ok(Self { url, callback, state, verifier, purpose })
     }
 
-    /// Returns where the tokens will come from.
-    pub(super) fn issuer(&self) -> &str {
-        &self.purpose.authorization_server.issuer
+    /// Returns the authorization server, and who we are there.
+    pub(super) fn client(&self) -> (String, String) {
+        let Purpose { authorization_server, identity, .. } = &self.purpose;
+        (authorization_server.issuer.clone(), identity.id.clone())
     }
 
     /// Waits for the user, and gets the tokens.
@@ -113,7 +114,7 @@ impl Login {
             signed_in_at: now,
             is_refreshed: false,
             issued_at: now,
-            expires_at: tokens.lifetime.map(|lifetime| now + lifetime.as_secs()),
+            expires_at: tokens.lifetime.map(|lifetime| now.saturating_add(lifetime.as_secs())),
         })
     }
 }

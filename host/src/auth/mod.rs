@@ -92,12 +92,12 @@ impl Server {
     ///
     /// [`AuthError::Server`]: a token would travel unencrypted to another machine, or the URL is none.
     pub fn new(name: Arc<str>, url: &str, oauth: OAuth) -> Result<Self, AuthError> {
-        let wrong = |url: &str, reason| AuthError::Server { url: url.to_owned(), reason };
-        let mut parsed = Url::parse(url).map_err(|_| wrong(url, "it is no URL"))?;
+        let wrong = |reason| AuthError::Server { name: name.to_string(), reason };
+        let mut parsed = Url::parse(url).map_err(|_| wrong("its URL is none"))?;
         match parsed.scheme() {
             "https" => {}
             "http" if reach::is_loopback(&parsed) => {}
-            _ => return Err(wrong(&fetch::shown(&parsed), "tokens travel over `https` only")),
+            _ => return Err(wrong("tokens travel over `https` only")),
         }
         parsed.set_fragment(None);
         Ok(Self { name, url: parsed, oauth })

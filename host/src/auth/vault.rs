@@ -102,6 +102,17 @@ impl Records {
         self.grants.push(grant);
     }
 
+    /// Puts a grant into the place of the one it comes from, unless that is gone: a refresh must neither
+    /// undo a sign-in nor a sign-out.
+    pub(super) fn replace_grant(&mut self, old: &Grant, next: Grant) {
+        let is_old = |grant: &&mut Grant| {
+            grant.server == old.server && grant.access_token == old.access_token
+        };
+        if let Some(place) = self.grants.iter_mut().find(is_old) {
+            *place = next;
+        }
+    }
+
     /// Forgets a server, and who we are at its authorization server unless another server needs that.
     ///
     /// Returns whether there was anything to forget.
@@ -111,14 +122,14 @@ impl Records {
         };
         let issuer = self.grants.remove(at).issuer;
         if !self.grants.iter().any(|grant| grant.issuer == issuer) {
-            self.forget_registration(&issuer);
+            self.registrations.retain(|known| known.issuer != issuer);
         }
         true
     }
 
-    /// Forgets who we are at an authorization server.
-    pub(super) fn forget_registration(&mut self, issuer: &str) {
-        self.registrations.retain(|known| known.issuer != issuer);
+    /// Forgets a client that its authorization server does not know any more.
+    pub(super) fn forget_client(&mut self, issuer: &str, id: &str) {
+        self.registrations.retain(|known| known.issuer != issuer || known.identity.id != id);
     }
 
     /// Puts a registration into the place of the earlier one at that authorization server.

@@ -186,7 +186,7 @@ impl Authorizer {
     }
 
     async fn finish(&self, seat: &Seat, fetcher: &Fetcher, login: Login) -> Result<(), AuthError> {
-        let issuer = login.issuer().to_owned();
+        let (issuer, client_id) = login.client();
         let granted = tokio::select! {
             granted = tokio::time::timeout(LOGIN_TIMEOUT, login.finish(fetcher)) => granted,
             () = self.shared.ending.cancelled() => return Err(AuthError::Ending),
@@ -194,7 +194,7 @@ impl Authorizer {
         match granted {
             Ok(Ok(granted)) => self.keep(seat, Arc::new(granted)).await,
             Ok(Err(LoginError::UnknownClient(error))) => {
-                self.change(move |records| records.forget_registration(&issuer)).await?;
+                self.change(move |records| records.forget_client(&issuer, &client_id)).await?;
                 Err(error)
             }
             Ok(Err(LoginError::Other(error))) => Err(error),

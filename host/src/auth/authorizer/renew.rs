@@ -72,7 +72,8 @@ impl Authorizer {
 
     /// Uses a grant's refresh token, unless another process has done so meanwhile.
     ///
-    /// Returns nothing if the authorization server refuses, and the access token has ended too.
+    /// Returns what is left if the authorization server refuses: nothing, once the access token has
+    /// ended too.
     pub(super) async fn refresh(
         &self,
         seat: &Seat,
@@ -84,10 +85,10 @@ impl Authorizer {
         let lock = FileLock::take(&path, limit).await.map_err(VaultError::from)?;
         let _lock = lock.ok_or(AuthError::Busy { limit })?;
         let Some(grant) = self.look(seat, server.url()).await? else { return Ok(None) };
-        let Some(refresh_token) = &grant.refresh_token else { return Ok(None) };
         if grant.access_token != stale.access_token {
             return Ok(Some(grant));
         }
+        let Some(refresh_token) = &grant.refresh_token else { return Ok(None) };
         let fetcher = self.shared.http.around(&server.url).await;
         let endpoint = TokenEndpoint {
             url: &grant.token_endpoint,
@@ -96,9 +97,10 @@ impl Authorizer {
         };
         let error = match endpoint.refresh(&fetcher, refresh_token).await {
             Ok(tokens) => {
-                let next = Arc::new(grant.renewed(tokens, grant::now()));
-                self.keep(seat, Arc::clone(&next)).await?;
-                return Ok(Some(next));
+                let next = grant.renewed(tokens, grant::now());
+                self.change(move |records| records.replace_grant(&grant, next)).await?;
+                // What is there now, if somebody signed in or out meanwhile.
+                return self.look(seat, server.url()).await;
             }
             Err(error) => error,
         };
@@ -113,14 +115,14 @@ impl Authorizer {
             error.at(&grant.issuer)
         );
         let spent = Grant { refresh_token: None, ..Grant::clone(&grant) };
-        let is_valid = spent.is_valid(grant::now());
         self.change(move |records| {
             if is_forgotten {
-                records.forget_registration(&spent.issuer);
+                records.forget_client(&grant.issuer, &grant.identity.id);
             }
-            records.put_grant(spent);
+            records.replace_grant(&grant, spent);
         })
         .await?;
-        Ok(is_valid.then_some(grant))
+        let left = self.look(seat, server.url()).await?;
+        Ok(left.filter(|grant| grant.is_valid(grant::now())))
     }
 }

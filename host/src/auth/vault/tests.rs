@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
+use crate::auth::Secret;
 use crate::auth::grant::tests::grant;
 
 fn vault(directory: &Path) -> Vault {
@@ -118,6 +119,25 @@ fn changes_of_many_at_once_are_all_kept() {
     });
 
     assert_eq!(servers(&vault(&directory)).unwrap().len(), 20);
+}
+
+#[test]
+fn refresh_undoes_neither_a_sign_in_nor_a_sign_out() {
+    let next = Grant { access_token: Secret::new("refreshed".into()), ..grant("a") };
+    let signed_in = Grant { access_token: Secret::new("signed in".into()), ..grant("a") };
+    let after = |grants: Vec<Grant>| {
+        let mut records = Records { grants, registrations: Vec::new() };
+        records.replace_grant(&grant("a"), next.clone());
+        records
+            .grants
+            .iter()
+            .map(|grant| grant.access_token.expose().to_owned())
+            .collect::<Vec<_>>()
+    };
+
+    assert_eq!(after(vec![grant("b"), grant("a")]), ["access", "refreshed"]);
+    assert_eq!(after(vec![signed_in]), ["signed in"]);
+    assert!(after(Vec::new()).is_empty());
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn servers_that_cannot_be_signed_in_to_are_told_apart() {
     `files` runs on this machine, such servers take their credentials from `env`
     `notion` has variables that are not replaced, set them, and make sure that the server is enabled
     `github` has an `Authorization` header, take it out of `headers` to sign in instead
-    `http://mcp.plain.test/` cannot be signed in to: tokens travel over `https` only, use its `https://` URL
+    `plain` cannot be signed in to: tokens travel over `https` only, use its `https://` URL
     no upstream `linera` in the config, did you mean `linear`?
     no upstream `x` in the config, `ultra servers` lists them
     "
