@@ -22,7 +22,13 @@ pub enum KeychainError {
     /// It says nothing.
     #[error("the keychain gives no answer within {} s", TIMEOUT.as_secs())]
     Silent,
-    /// There is none, or it refuses.
+    /// There is none in this session.
+    #[error("there is no keychain: {reason}")]
+    Missing {
+        /// What tells.
+        reason: String,
+    },
+    /// It refuses.
     #[error("the keychain cannot be used")]
     Failed {
         /// What it said.
@@ -48,13 +54,14 @@ fn asked<T: Send + 'static>(
     ask: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, KeychainError> {
     let (sender, receiver) = mpsc::sync_channel(1);
+    let ask = move || match Entry::store_status() {
+        Ok(()) => ask().map_err(|source| KeychainError::Failed { source }),
+        Err(error) => Err(KeychainError::Missing { reason: error.to_string() }),
+    };
     // Nobody can end a thread that waits for a dialog; it ends with the process at the latest.
     let started = thread::Builder::new().name("keychain".into()).spawn(move || sender.send(ask()));
     if started.is_err() {
         return Err(KeychainError::Silent);
     }
-    match receiver.recv_timeout(TIMEOUT) {
-        Ok(answer) => answer.map_err(|source| KeychainError::Failed { source }),
-        Err(_) => Err(KeychainError::Silent),
-    }
+    receiver.recv_timeout(TIMEOUT).unwrap_or(Err(KeychainError::Silent))
 }
