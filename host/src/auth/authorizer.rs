@@ -99,7 +99,8 @@ impl Authorizer {
     /// Returns the token for the next request to a server; nothing if nobody has signed in.
     ///
     /// A token that ends soon is renewed beside the calls, one that has ended is waited for; once for
-    /// all calls and all processes.
+    /// all calls and all processes. Tokens that cannot be read are as good as none, because most servers
+    /// want none; one that does answers 401, and [`Self::challenged`] says why there is none.
     ///
     /// # Errors
     ///
@@ -117,9 +118,9 @@ impl Authorizer {
                 self.shared.tasks.spawn(async move {
                     if let Err(error) = this.renewed(&seat, &server).await {
                         let name = server.name();
-                        tracing::warn!(
+                        tracing::debug!(
                             upstream = name,
-                            "the token for `{name}` is not renewed: {}",
+                            "no look at the tokens: {}",
                             chain(&error)
                         );
                     }
@@ -128,9 +129,16 @@ impl Authorizer {
                 Ok(token)
             }
             Known::Nothing => {
-                let (this, server) = (self.clone(), server.clone());
-                let grant = self.owned(async move { this.renewed(&seat, &server).await }).await?;
-                Ok(grant.map(|grant| grant.access_token.clone()))
+                let (this, server, ours) = (self.clone(), server.clone(), Arc::clone(&seat));
+                let name = server.name().to_owned();
+                match self.owned(async move { this.renewed(&ours, &server).await }).await {
+                    Err(AuthError::Vault(error)) => {
+                        tracing::warn!(upstream = name, "no token for `{name}`: {}", chain(&error));
+                        seat.saw(None);
+                        Ok(None)
+                    }
+                    grant => Ok(grant?.map(|grant| grant.access_token.clone())),
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! What must not end in a token.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::json;
 use ultra::auth::{AuthError, Challenged, Refused};
 use ultra::config::OAuth;
@@ -186,6 +188,27 @@ async fn refusal_that_is_not_about_scopes_is_the_callers() {
 
     assert!(matches!(challenged, Challenged::Forbidden));
     assert_eq!(protected.seen().well_known.len(), 0);
+}
+
+/// Most servers want no token, and a keychain that is locked is none of their business.
+#[tokio::test]
+async fn tokens_that_cannot_be_read_matter_only_where_one_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let protected = Protected::start(Behaviour::default()).await;
+    let open = Protected::start(Behaviour { is_open: true, ..Behaviour::default() }).await;
+    assert_answered(&call(&authorizer(&dir), &server(&protected)).await);
+    let tokens = dir.path().join("auth/tokens");
+    std::fs::set_permissions(&tokens, std::fs::Permissions::from_mode(0o644)).unwrap();
+
+    let after_restart = authorizer(&dir);
+    let wants_none = call(&after_restart, &server(&open)).await;
+    let wants_one = call(&after_restart, &server(&protected)).await;
+
+    assert!(matches!(wants_none, Call::Answered(200, 1)), "{wants_none:?}");
+    let Call::Failed(error) = wants_one else { panic!("{wants_one:?}") };
+    assert!(matches!(&*error, AuthError::Vault(_)), "{error}");
+    assert_eq!(error.hint(), Some("make it yours alone: `chmod go=` and `chown`"));
+    assert_eq!(protected.seen().sign_ins.len(), 1);
 }
 
 /// Whoever waits is told where to sign in, and all who come meanwhile are told the same.

@@ -52,11 +52,11 @@ impl Authorizer {
         if !grant.is_due(now) || grant.refresh_token.is_none() {
             return Ok(valid());
         }
-        let refreshed = match seat.standing_error() {
-            Some(error) => Err(error),
-            None => self.refresh(seat, server, &grant).await.map_err(|error| seat.failed(error)),
-        };
-        match (refreshed, valid()) {
+        if let Some(error) = seat.standing_error() {
+            return valid().map(Some).ok_or(error);
+        }
+        let refreshed = self.refresh(seat, server, &grant).await;
+        match (refreshed.map_err(|error| seat.failed(error)), valid()) {
             (Err(error), Some(grant)) => {
                 let name = server.name();
                 tracing::warn!(
