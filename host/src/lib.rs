@@ -2,6 +2,7 @@
 
 pub mod aggregator;
 pub mod audit;
+pub mod auth;
 pub mod bridge;
 pub mod cli;
 pub mod config;

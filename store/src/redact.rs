@@ -13,6 +13,7 @@ mod text;
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use memchr::{memchr, memchr2};
 
@@ -27,10 +28,10 @@ const REDACTED_JSON: &str = "\"[redacted]\"";
 
 /// Replaces secrets in JSON and in text.
 ///
-/// Cloning is cheap.
+/// Cloning is cheap, and clones know the same secrets.
 #[derive(Clone, Default)]
 pub struct Redactor {
-    secrets: Option<Secrets>,
+    secrets: Arc<RwLock<Option<Secrets>>>,
 }
 
 impl fmt::Debug for Redactor {
@@ -46,7 +47,18 @@ impl Redactor {
     /// They are found as they are and in their JSON, URL and base64 forms. Secrets of fewer than six
     /// bytes are ignored: they would be found everywhere.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
-        Self { secrets: Secrets::new(secrets) }
+        Self { secrets: Arc::new(RwLock::new(Secrets::new(secrets))) }
+    }
+
+    /// Takes more secrets. Those it knows it goes on looking for.
+    pub fn learn(&self, secrets: impl IntoIterator<Item = String>) {
+        let mut known = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
+        let before = known.as_ref().map_or_else(Vec::new, |known| known.plain().to_vec());
+        *known = Secrets::new(before.into_iter().chain(secrets));
+    }
+
+    fn secrets(&self) -> RwLockReadGuard<'_, Option<Secrets>> {
+        self.secrets.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns JSON without its secrets.
@@ -83,7 +95,7 @@ impl Redactor {
     /// Returns all places that may be or hold a secret, by rising start.
     fn hits(&self, text: &str) -> Vec<Hit> {
         let mut hits = clues::find(text.as_bytes());
-        if let Some(secrets) = &self.secrets
+        if let Some(secrets) = &*self.secrets()
             && secrets.find(text, &mut hits)
         {
             hits.sort_unstable_by_key(|hit| hit.start);
@@ -111,7 +123,7 @@ impl Redactor {
             let quote = &text[found.quote];
             edits.replace(found.range, &[quote, REDACTED, quote]);
         }
-        if cut && let Some(secrets) = &self.secrets {
+        if cut && let Some(secrets) = &*self.secrets() {
             let tail = &text[edits.copied..];
             if let Some(start) = secrets.begun_at_end(tail) {
                 edits.replace(edits.copied + start..text.len(), &[REDACTED]);

@@ -4,6 +4,7 @@
 
 pub mod conformance;
 pub mod json;
+pub mod oauth;
 pub mod process;
 pub mod servers;
 pub mod session;

@@ -14,9 +14,7 @@ const DIRECTORY: &str = "ULTRA_TEST_SERVERS";
 ///
 /// If it is not installed and `CI` is `true`: there, a skipped test is a failed one.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let dir = directory();
-    let places = [dir.join("npm/node_modules/.bin").join(name), dir.join("py/bin").join(name)];
-    installed(name, places)
+    find_at(name, &[&format!("npm/node_modules/.bin/{name}"), &format!("py/bin/{name}")])
 }
 
 /// Returns the program of a package that is installed apart from the others, in a directory of that name.
@@ -25,11 +23,18 @@ pub fn find(name: &str) -> Option<PathBuf> {
 ///
 /// As [`find`].
 pub(crate) fn find_in(name_of_dir: &str, name: &str) -> Option<PathBuf> {
-    installed(name, [directory().join(name_of_dir).join("node_modules/.bin").join(name)])
+    find_at(name, &[&format!("{name_of_dir}/node_modules/.bin/{name}")])
 }
 
-fn installed(name: &str, places: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
-    let found = places.into_iter().find(|path| path.exists());
+/// Returns the first of several paths below the directory of installed servers, called `name` where none
+/// is there. The same holds as for [`find`].
+///
+/// # Panics
+///
+/// As [`find`].
+pub fn find_at(name: &str, places: &[&str]) -> Option<PathBuf> {
+    let dir = directory();
+    let found = places.iter().map(|place| dir.join(place)).find(|path| path.exists());
     if found.is_none() {
         missing(&format!(
             "`{name}` is not installed in `{}`; `cargo xtask test` installs it where node and python3 are",

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps says what it expects")]
 
+mod auth;
 mod conformance;
 mod differential;
 mod fake;

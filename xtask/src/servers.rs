@@ -11,7 +11,9 @@ use anyhow::{Context, bail};
 
 use crate::shell::{exists, say, shell, target_dir};
 
-const NPM_PACKAGES: [&str; 3] = [
+const NPM_PACKAGES: [&str; 4] = [
+    // Its examples hold a server that wants to know who calls.
+    "@modelcontextprotocol/sdk@1.32.2",
     "@modelcontextprotocol/server-everything@2026.8.31",
     "@modelcontextprotocol/server-filesystem@2026.8.31",
     "@modelcontextprotocol/server-memory@2026.8.31",
@@ -21,7 +23,8 @@ const NPM_PACKAGES: [&str; 3] = [
 const CONFORMANCE_PACKAGES: [&str; 2] =
     ["@modelcontextprotocol/conformance@0.2.0-alpha.12", "node@24.21.0"];
 
-const PYTHON_PACKAGES: [&str; 2] = ["mcp-server-time==2026.10.19", "mcp-server-git==2026.10.19"];
+const PYTHON_PACKAGES: [&str; 3] =
+    ["mcp-server-time==2026.10.19", "mcp-server-git==2026.10.19", "fastmcp==4.1.2"];
 
 /// Installs what is not installed yet.
 pub(crate) fn install() -> anyhow::Result<()> {

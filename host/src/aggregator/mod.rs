@@ -23,7 +23,7 @@ use crate::lock;
 use crate::mcp::{Era, Message, edit, json, modern};
 use crate::pipeline::{CallError, Outcome};
 use crate::upstream::{
-    Connection, ListKind, Patience, Sender, Surroundings, Upstream, UpstreamError, push_array,
+    Connection, Definition, ListKind, Patience, Sender, Surroundings, Upstream, UpstreamError, push_array,
 };
 
 /// A list waits this long for servers that are starting and of which nothing is remembered yet.
@@ -96,7 +96,7 @@ pub type Answer = (Outcome, Option<Message>);
 
 /// The upstreams of a session, in the order of the config.
 pub struct Aggregator {
-    upstreams: Vec<Arc<Upstream>>,
+    upstreams: Mutex<Arc<[Arc<Upstream>]>>,
     surroundings: Arc<Surroundings>,
     server_name: String,
     naming: Naming,
@@ -131,7 +131,7 @@ impl Aggregator {
     ) -> Self {
         let catalog = Catalog::new(&upstreams, server_name, naming);
         Self {
-            upstreams,
+            upstreams: Mutex::new(upstreams.into()),
             surroundings,
             server_name: server_name.to_owned(),
             naming,
@@ -144,8 +144,32 @@ impl Aggregator {
     }
 
     /// Returns the upstreams.
-    pub fn upstreams(&self) -> &[Arc<Upstream>] {
-        &self.upstreams
+    pub fn upstreams(&self) -> Arc<[Arc<Upstream>]> {
+        Arc::clone(&lock(&self.upstreams))
+    }
+
+    /// Makes upstreams of those definitions that are new, keeps those that are not, and lets go of the
+    /// others. Returns the new ones, which are not started, and the others.
+    pub fn adopt(&self, definitions: &[Definition]) -> (Vec<Arc<Upstream>>, Vec<Arc<Upstream>>) {
+        let before = self.upstreams();
+        let mut new = Vec::new();
+        let after: Vec<_> = definitions
+            .iter()
+            .map(|definition| {
+                let known = before.iter().find(|upstream| upstream.definition() == definition);
+                known.cloned().unwrap_or_else(|| {
+                    let surroundings = Arc::clone(&self.surroundings);
+                    let upstream = Arc::new(Upstream::new(definition.clone(), surroundings));
+                    new.push(Arc::clone(&upstream));
+                    upstream
+                })
+            })
+            .collect();
+        let is_kept = |upstream: &&Arc<Upstream>| !after.iter().any(|kept| Arc::ptr_eq(kept, upstream));
+        let gone = before.iter().filter(is_kept).cloned().collect();
+        *lock(&self.upstreams) = after.into();
+        self.listing_changed();
+        (new, gone)
     }
 
     /// Returns the store.
@@ -157,7 +181,7 @@ impl Aggregator {
     pub fn catalog(&self) -> Arc<Catalog> {
         let mut catalog = lock(&self.catalog);
         if self.outdated.swap(false, Ordering::AcqRel) {
-            *catalog = Arc::new(Catalog::new(&self.upstreams, &self.server_name, self.naming));
+            *catalog = Arc::new(Catalog::new(&self.upstreams(), &self.server_name, self.naming));
         }
         Arc::clone(&catalog)
     }
@@ -233,7 +257,8 @@ impl Aggregator {
     /// Finds whose a task is by the name we gave it.
     fn sealed_task(&self, name: &str, range: Range<usize>) -> Option<Target> {
         let (owner, id) = self.seal.open_task(&self.surroundings.caller.principal, name)?;
-        let upstream = self.upstreams.iter().find(|upstream| *upstream.name == *owner)?;
+        let upstreams = self.upstreams();
+        let upstream = upstreams.iter().find(|upstream| *upstream.name == *owner)?;
         let edit = Edit { path: &["taskId"], range, quoted: json::quote(&id).into() };
         let (upstream, name) = (Arc::clone(upstream), Some(id.into()));
         Some(Target::Upstream { upstream, name, edit: Some(edit) })
@@ -272,7 +297,8 @@ impl Aggregator {
 
     /// Returns the upstream that meets a condition, if exactly one does.
     fn only(&self, condition: impl Fn(&Upstream) -> bool) -> Option<Arc<Upstream>> {
-        let mut meeting = self.upstreams.iter().filter(|upstream| condition(upstream));
+        let upstreams = self.upstreams();
+        let mut meeting = upstreams.iter().filter(|upstream| condition(upstream));
         let first = meeting.next()?;
         meeting.next().is_none().then(|| Arc::clone(first))
     }
@@ -490,7 +516,8 @@ impl Aggregator {
     /// Waits for the servers of which nothing is known yet, within limits. Returns whether there were
     /// any: what was unknown before may be known now.
     pub async fn first_listings(&self) -> bool {
-        let unlisted = self.upstreams.iter().filter(|upstream| upstream.listing().is_none());
+        let upstreams = self.upstreams();
+        let unlisted = upstreams.iter().filter(|upstream| upstream.listing().is_none());
         let unlisted: Vec<_> = unlisted.collect();
         let all = async {
             for upstream in &unlisted {
@@ -504,7 +531,7 @@ impl Aggregator {
     /// Returns the tasks of all upstreams that keep some.
     pub async fn list_tasks(&self) -> Bytes {
         let mut tasks = Vec::new();
-        for upstream in self.upstreams.iter().filter(|upstream| has(upstream, "tasks")) {
+        for upstream in self.upstreams().iter().filter(|upstream| has(upstream, "tasks")) {
             match self.tasks_of(upstream).await {
                 Ok(items) => tasks.extend(items),
                 Err(error) => {
@@ -549,7 +576,7 @@ impl Aggregator {
     /// Sets the level of what upstreams log to the client, also of those that start later.
     pub fn set_log_level(&self, params: Bytes) {
         lock(&self.learned).log_level = Some(params.clone());
-        for upstream in &self.upstreams {
+        for upstream in self.upstreams().iter() {
             if let crate::upstream::State::Ready(connection) = upstream.state() {
                 self.tell_log_level(upstream, &connection, &params);
             }

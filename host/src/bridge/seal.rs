@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use chacha20poly1305::aead::{Aead, AeadCore, KeyInit, OsRng};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use chacha20poly1305::aead::Aead;
+use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -33,7 +33,7 @@ impl std::fmt::Debug for Seal {
 impl Default for Seal {
     /// Returns a key that nobody else has and that ends with the process.
     fn default() -> Self {
-        Self { cipher: XChaCha20Poly1305::new(&XChaCha20Poly1305::generate_key(OsRng)) }
+        Self::new(&rand::random())
     }
 }
 
@@ -74,7 +74,7 @@ impl Seal {
         let (principal, upstream) = (principal.to_owned(), upstream.to_owned());
         let state = State { principal, upstream, request, expires, inner };
         let text = serde_json::to_vec(&state).unwrap_or_default();
-        let nonce = XChaCha20Poly1305::generate_nonce(OsRng);
+        let nonce = XNonce::from(rand::random::<[u8; NONCE_BYTES]>());
         let mut sealed = nonce.to_vec();
         sealed.extend(self.cipher.encrypt(&nonce, &text[..]).unwrap_or_default());
         BASE64_URL_SAFE_NO_PAD.encode(sealed)
@@ -85,10 +85,10 @@ impl Seal {
     pub(crate) fn task(&self, principal: &str, upstream: &str, id: &str) -> String {
         let text = serde_json::to_vec(&(principal, upstream, id)).unwrap_or_default();
         // Of the text itself: equal texts get equal names, and no two others share a nonce.
-        let digest = Sha256::digest(&text);
-        let nonce = XNonce::from_slice(&digest[..NONCE_BYTES]);
+        let digest: [u8; 32] = Sha256::digest(&text).into();
+        let nonce = XNonce::from(std::array::from_fn(|at| digest[at]));
         let mut sealed = nonce.to_vec();
-        sealed.extend(self.cipher.encrypt(nonce, &text[..]).unwrap_or_default());
+        sealed.extend(self.cipher.encrypt(&nonce, &text[..]).unwrap_or_default());
         BASE64_URL_SAFE_NO_PAD.encode(sealed)
     }
 
@@ -96,7 +96,7 @@ impl Seal {
     pub(crate) fn open_task(&self, principal: &str, name: &str) -> Option<(String, String)> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(name).ok()?;
         let (nonce, text) = bytes.split_at_checked(NONCE_BYTES)?;
-        let text = self.cipher.decrypt(XNonce::from_slice(nonce), text).ok()?;
+        let text = self.cipher.decrypt(&XNonce::try_from(nonce).ok()?, text).ok()?;
         let (owner, upstream, id): (String, String, String) = serde_json::from_slice(&text).ok()?;
         (owner == principal).then_some((upstream, id))
     }
@@ -112,7 +112,7 @@ impl Seal {
         let refused = |reason: &str| CallError::InvalidParams { reason: reason.to_owned() };
         let unsealed = BASE64_URL_SAFE_NO_PAD.decode(sealed).ok().and_then(|bytes| {
             let (nonce, text) = bytes.split_at_checked(NONCE_BYTES)?;
-            let text = self.cipher.decrypt(XNonce::from_slice(nonce), text).ok()?;
+            let text = self.cipher.decrypt(&XNonce::try_from(nonce).ok()?, text).ok()?;
             serde_json::from_slice::<State>(&text).ok()
         });
         let state =

@@ -67,6 +67,15 @@ impl CliError {
         }
     }
 
+    /// Returns what is wrong and what to do about it, for a log.
+    pub(super) fn in_one_line(&self) -> String {
+        let texts = self.causes.iter().map(|Cause { message, hint }| match hint {
+            Some(hint) => format!("{message} ({hint})"),
+            None => message.clone(),
+        });
+        texts.collect::<Vec<_>>().join("; ")
+    }
+
     /// Returns whether there is anything to say.
     pub(super) fn is_heard(&self) -> bool {
         self.kind != Kind::Unheard

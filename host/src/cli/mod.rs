@@ -1,6 +1,7 @@
 //! The command line: arguments, dispatch, exit codes, and the only printing of errors.
 
 mod audit;
+mod auth;
 mod config;
 mod demo;
 mod error;
@@ -47,6 +48,7 @@ enum Command {
     Audit(audit::Args),
     Metrics(metrics::Args),
     Servers(servers::Args),
+    Auth(auth::Args),
     Plugins(plugins::Args),
     Config(config::Args),
 }
@@ -114,6 +116,7 @@ async fn dispatch(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Out
         Command::Audit(args) => audit::run(&args, &read()?, out).await,
         Command::Metrics(args) => metrics::run(&args, &read()?, out).await,
         Command::Servers(args) => servers::run(&args, explicit, environment, cwd, out),
+        Command::Auth(args) => auth::run(&args, explicit, environment, cwd, out).await,
         Command::Plugins(args) => plugins::run(&args, &read()?, out),
         Command::Config(args) => config::run(&args, explicit, environment, cwd, out),
     }

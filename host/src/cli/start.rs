@@ -1,11 +1,13 @@
 //! `ultra start`.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, stderr};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ::http::header::AUTHORIZATION;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -19,9 +21,13 @@ use crate::gateway::Gateway;
 use crate::pipeline::Pipeline;
 use crate::plugins::{self, Plugins};
 use crate::telemetry::{self, Exporter};
-use crate::upstream::{Definition, Endpoint, Guard, Program, Remote};
+use crate::upstream::{Auth, Definition, Endpoint, Guard, Program, Remote};
 use crate::wasm::{CachePlace, Outlets, Runtime, SpanSink};
+use crate::auth::{self, Authorizer};
 use crate::{audit, log};
+
+/// The config file is looked at this often.
+const CONFIG_PERIOD: Duration = Duration::from_secs(1);
 
 /// Measurements are handed to the store this often, while there are some.
 const METRICS_PERIOD: Duration = Duration::from_secs(5);
@@ -79,6 +85,11 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         log: Some(Arc::new(log.clone())),
     };
     let place = cache_place(&config, environment);
+    let authorizer = auth::Options::of(environment).ok().map(Authorizer::new);
+    let inherited = Arc::new(environment.for_children());
+    let definitions = Definitions { inherited, authorizer: authorizer.clone() };
+    let (changes, upstreams) = watch::channel(definitions.of(&config)?);
+    tokio::spawn(follow(changes, definitions, config.path.clone(), environment.clone(), redactor.clone()));
     let loader = {
         let (store, shutdown) = (Arc::clone(&store), shutdown.clone());
         // Clients wait for the answer to `initialize`; components compile meanwhile.
@@ -89,7 +100,8 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     let setup = Setup {
         gateway: Gateway::new(loading),
         server_name: config.server.name.clone(),
-        upstreams: definitions(&config, environment)?,
+        upstreams,
+        only: None,
         naming: config.server.naming,
         seal: Arc::default(),
         guard: Arc::new(Guard::new(std::env::current_exe()?)),
@@ -123,6 +135,9 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     }
     if let Some(exporter) = exporter {
         exporter.shutdown().await;
+    }
+    if let Some(authorizer) = authorizer {
+        authorizer.close().await;
     }
     log.flush();
     measured?;
@@ -261,38 +276,98 @@ fn open_store(config: &Config, redactor: &Redactor) -> Result<Arc<dyn Store>, Cl
     }
 }
 
-/// Returns the enabled upstreams.
-fn definitions(config: &Config, environment: &Environment) -> Result<Vec<Definition>, CliError> {
-    let inherited = Arc::new(environment.for_children());
-    let mut definitions = Vec::new();
-    for upstream in config.upstreams.iter().filter(|upstream| upstream.enabled) {
+/// Makes definitions of upstreams from configs.
+struct Definitions {
+    /// Variables that servers have from us.
+    inherited: Arc<BTreeMap<String, String>>,
+    authorizer: Option<Authorizer>,
+}
+
+impl Definitions {
+    /// Returns the enabled upstreams.
+    fn of(&self, config: &Config) -> Result<Arc<[Definition]>, CliError> {
+        let enabled = config.upstreams.iter().filter(|upstream| upstream.enabled);
+        let definitions: Arc<[_]> =
+            enabled.map(|upstream| self.one(upstream)).collect::<Result<_, _>>()?;
+        if definitions.is_empty() {
+            let path = config.path.as_ref();
+            let path = path.map_or_else(|| "the config file".to_owned(), |path| path.display().to_string());
+            tracing::warn!("no upstream is enabled: add one under `upstream` in {path}");
+        }
+        Ok(definitions)
+    }
+
+    fn one(&self, upstream: &config::Upstream) -> Result<Definition, CliError> {
         let endpoint = match &upstream.endpoint {
             config::Endpoint::Stdio { command, args, env, cwd } => Endpoint::Stdio(Program {
                 command: command.clone(),
                 args: args.clone(),
                 env: env.clone(),
-                inherited: Arc::clone(&inherited),
+                inherited: Arc::clone(&self.inherited),
                 cwd: cwd.clone(),
             }),
-            config::Endpoint::Http { url, headers, transport } => {
-                let remote = Remote::new(url, headers, *transport).map_err(|reason| {
+            config::Endpoint::Http { url, headers, transport, oauth } => {
+                let mut remote = Remote::new(url, headers, *transport).map_err(|reason| {
                     CliError::user(format!("upstream `{}`: {reason}", upstream.name))
                 })?;
+                // Who sets the header has a token already.
+                if !remote.headers.contains_key(AUTHORIZATION) {
+                    let server = auth::Server::new(Arc::clone(&upstream.name), url, oauth.clone());
+                    let auth = self.authorizer.clone().zip(server.ok());
+                    remote.auth = auth.map(|(authorizer, server)| Auth { authorizer, server });
+                }
                 Endpoint::Http(remote)
             }
         };
-        definitions.push(Definition {
-            name: Arc::clone(&upstream.name),
-            endpoint,
-            era: upstream.era,
-        });
+        Ok(Definition { name: Arc::clone(&upstream.name), endpoint, era: upstream.era })
     }
-    if definitions.is_empty() {
-        let path = config
-            .path
-            .as_ref()
-            .map_or_else(|| "the config file".to_owned(), |path| path.display().to_string());
-        tracing::warn!("no upstream is enabled: add one under `upstream` in {path}");
+}
+
+/// Takes over changes of the upstreams in the config file, until nobody wants to know.
+async fn follow(
+    changes: watch::Sender<Arc<[Definition]>>,
+    definitions: Definitions,
+    explicit: Option<PathBuf>,
+    environment: Environment,
+    redactor: Redactor,
+) {
+    let Ok(cwd) = std::env::current_dir() else { return };
+    let seen = || {
+        let path = explicit.clone().or_else(|| Config::find(&environment, &cwd).ok().flatten())?;
+        let metadata = std::fs::metadata(&path).ok()?;
+        Some((path, metadata.modified().ok()?, metadata.len()))
+    };
+    let mut known = seen();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(CONFIG_PERIOD) => {}
+            () = changes.closed() => return,
+        }
+        let now = seen();
+        if now == known {
+            continue;
+        }
+        known = now;
+        let loaded = Config::load(explicit.as_deref(), &environment, &cwd)
+            .map_err(CliError::from)
+            .and_then(|config| {
+                redactor.learn(config.secrets());
+                definitions.of(&config)
+            });
+        match loaded {
+            Ok(upstreams) => {
+                let is_other = changes.send_if_modified(|before| {
+                    let is_other = **before != *upstreams;
+                    *before = upstreams;
+                    is_other
+                });
+                if is_other {
+                    tracing::info!("the config has changed: its upstreams are taken over, all else at the next start");
+                }
+            }
+            Err(error) => {
+                tracing::error!("the config has changed and is not taken over: {}", error.in_one_line());
+            }
+        }
     }
-    Ok(definitions)
 }

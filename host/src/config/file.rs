@@ -10,14 +10,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use url::Url;
+
 use super::interpolate::{InterpolateError, interpolate};
 use super::yaml::{Document, Entry, Kind, Node, Position, parse};
 use super::{
-    Backend, Config, ConfigError, Endpoint, Environment, LogLevel, Observability, OtlpProtocol,
-    PluginOverride, Plugins, Problem, Server, Storage, Upstream, Warning, duration, search,
+    Backend, Config, ConfigError, Endpoint, Environment, LogLevel, OAuth, Observability,
+    OtlpProtocol, PluginOverride, Plugins, Problem, Server, Storage, Upstream, Warning, duration,
+    search,
 };
 use crate::aggregator::Naming;
 use crate::mcp::Era;
+use crate::auth::Secret;
 use crate::pipeline::FailureMode;
 use crate::upstream::Transport;
 
@@ -48,11 +52,14 @@ const UPSTREAM: &[&str] = &[
     "cwd",
     "url",
     "headers",
+    "oauth",
     "transport",
     "era",
     "enabled",
     "description",
 ];
+const OAUTH: &[&str] =
+    &["client_id", "client_secret", "client_metadata_url", "scopes", "callback_port"];
 const PLUGINS: &[&str] = &["directory", "disabled", "allow_refused", "overrides"];
 const OVERRIDE: &[&str] = &["priority", "request", "response", "capabilities", "settings"];
 const STORAGE: &[&str] = &["backend", "path", "payload_bytes_max", "retention", "retention_rows"];
@@ -258,7 +265,7 @@ impl Reader<'_> {
         let replace = self.replaces(enabled);
         let endpoint = match (section.get("command"), section.get("url")) {
             (Some(_), None) => {
-                self.no_effect(section, &["headers", "transport"], "command");
+                self.no_effect(section, &["headers", "oauth", "transport"], "command");
                 let command = self.replaced(section, "command", replace).unwrap_or_default();
                 Some(Endpoint::Stdio {
                     command: self.home_expanded(&command).unwrap_or(command),
@@ -281,6 +288,7 @@ impl Reader<'_> {
                     transport: self
                         .choice(section, "transport", TRANSPORTS)
                         .unwrap_or(Transport::Auto),
+                    oauth: self.oauth(section, replace),
                 })
             }
             (Some(_), Some(_)) => {
@@ -303,6 +311,33 @@ impl Reader<'_> {
             era: self.choice(section, "era", ERAS).flatten(),
             endpoint: endpoint?,
         })
+    }
+
+    fn oauth(&mut self, upstream: &Section<'_>, replace: bool) -> OAuth {
+        let section = self.section(upstream.get("oauth"), upstream.path("oauth"), OAUTH);
+        let oauth = OAuth {
+            client_id: self.replaced(&section, "client_id", replace),
+            client_secret: self.replaced(&section, "client_secret", replace).map(Secret::new),
+            client_metadata_url: self.replaced(&section, "client_metadata_url", replace),
+            scopes: self.list(&section, "scopes", replace),
+            callback_port: self.integer(&section, "callback_port"),
+        };
+        if oauth.client_id.is_none() && oauth.client_secret.is_some() {
+            let message =
+                format!("`{}` has no `client_id` beside it", section.path("client_secret"));
+            self.problem(&section, "client_secret", message, "name the client whose secret it is");
+        }
+        // A path is part of what the authorization server checks.
+        let is_document = |url: &Url| url.scheme() == "https" && url.path() != "/";
+        if let Some(url) = oauth.client_metadata_url.as_deref().filter(|_| replace)
+            && !Url::parse(url).is_ok_and(|url| is_document(&url))
+        {
+            let message =
+                format!("`{}` is no URL of a document", section.path("client_metadata_url"));
+            let hint = "it begins with `https://` and has a path";
+            self.problem(&section, "client_metadata_url", message, hint);
+        }
+        oauth
     }
 
     /// Reports an upstream that cannot be used: a problem only where it is meant to be used.

@@ -25,6 +25,7 @@ pub use environment::Environment;
 pub(crate) use file::similar;
 
 use crate::aggregator::Naming;
+use crate::auth::Secret;
 use crate::mcp::Era;
 use crate::pipeline::FailureMode;
 use crate::upstream::Transport;
@@ -115,7 +116,7 @@ impl Config {
 
     /// Returns the values that must not appear in any record, longest first.
     ///
-    /// Values of `env` and `headers`, of variables used anywhere, and of the Hub's keys. A header such
+    /// Values of `env`, `headers` and `oauth.client_secret`, of variables used anywhere, and of the Hub's keys. A header such
     /// as `Bearer x` also counts without its scheme. Left out are values too short to be a secret.
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets = self.secrets.clone();
@@ -124,7 +125,12 @@ impl Config {
         for upstream in self.upstreams.iter().filter(|upstream| upstream.enabled) {
             match &upstream.endpoint {
                 Endpoint::Stdio { env, .. } => secrets.extend(env.values().cloned()),
-                Endpoint::Http { headers: own, .. } => headers.push(own),
+                Endpoint::Http { headers: own, oauth, .. } => {
+                    headers.push(own);
+                    secrets.extend(
+                        oauth.client_secret.as_ref().map(|secret| secret.expose().to_owned()),
+                    );
+                }
             }
         }
         for value in headers.into_iter().flat_map(BTreeMap::values) {
@@ -272,7 +278,24 @@ pub enum Endpoint {
         headers: BTreeMap<String, String>,
         /// How messages travel.
         transport: Transport,
+        /// How to sign in, where it wants that.
+        oauth: OAuth,
     },
+}
+
+/// How to sign in to an upstream. Empty suffices for servers that let clients register themselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OAuth {
+    /// A client registered beforehand at the authorization server.
+    pub client_id: Option<String>,
+    /// Its secret, if it has one.
+    pub client_secret: Option<Secret>,
+    /// URL of a client metadata document, which is the client's id too.
+    pub client_metadata_url: Option<String>,
+    /// Scopes to ask for in place of all there are.
+    pub scopes: Vec<String>,
+    /// Where the browser comes back to on this machine; any free port if none.
+    pub callback_port: Option<u16>,
 }
 
 /// Which interceptors run, and how.

@@ -52,7 +52,9 @@ pub struct Setup {
     /// Name advertised to clients.
     pub server_name: String,
     /// The enabled upstreams, in the order of the config.
-    pub upstreams: Vec<Definition>,
+    pub upstreams: watch::Receiver<Arc<[Definition]>>,
+    /// The only one of them that is used, by its name; all, if none.
+    pub only: Option<Arc<str>>,
     /// How tools and prompts are named.
     pub naming: Naming,
     /// Ends what the process leaves behind.
@@ -71,6 +73,17 @@ pub struct Setup {
     pub seal: Arc<bridge::Seal>,
     /// Learns of sessions.
     pub exporter: Option<Arc<Exporter>>,
+}
+
+impl Setup {
+    /// Returns the upstreams as they are in the config now.
+    pub fn definitions(&self) -> Vec<Definition> {
+        let all = self.upstreams.borrow();
+        let is_used = |definition: &&Definition| {
+            self.only.as_ref().is_none_or(|only| definition.name == *only)
+        };
+        all.iter().filter(is_used).cloned().collect()
+    }
 }
 
 /// One client.
@@ -388,7 +401,7 @@ impl Session {
         let new_upstream = |definition: &Definition| {
             Arc::new(Upstream::new(definition.clone(), Arc::clone(&surroundings)))
         };
-        let upstreams: Vec<_> = self.setup.upstreams.iter().map(new_upstream).collect();
+        let upstreams: Vec<_> = self.setup.definitions().iter().map(new_upstream).collect();
         let aggregator = Arc::new(Aggregator::new(
             upstreams,
             surroundings,
@@ -398,19 +411,41 @@ impl Session {
         ));
         let result = self.introduction(&aggregator, revision);
         tracing::info!(principal = %caller.principal, revision = revision.as_str(), "client `{}` connected", caller.principal);
-        let upstreams = aggregator.upstreams().to_vec();
+        let upstreams = aggregator.upstreams();
         let _ = self.client.set(Client { caller, revision, aggregator });
         self.tasks.spawn(Arc::clone(self).announce());
-        for upstream in upstreams {
-            let listener: Arc<dyn Listener> = Arc::<Self>::clone(self);
-            self.tasks.spawn(upstream.run(listener));
-        }
+        self.tasks.spawn(Arc::clone(self).follow_config());
+        upstreams.iter().for_each(|upstream| self.run(upstream));
         result
+    }
+
+    fn run(self: &Arc<Self>, upstream: &Arc<Upstream>) {
+        let listener: Arc<dyn Listener> = Arc::<Self>::clone(self);
+        self.tasks.spawn(Arc::clone(upstream).run(listener));
+    }
+
+    /// Takes over what becomes of the upstreams in the config.
+    async fn follow_config(self: Arc<Self>) {
+        let mut upstreams = self.setup.upstreams.clone();
+        let Some(aggregator) = self.aggregator() else { return };
+        let changes = async {
+            while upstreams.changed().await.is_ok() {
+                upstreams.mark_unchanged();
+                let (new, gone) = aggregator.adopt(&self.setup.definitions());
+                new.iter().for_each(|upstream| self.run(upstream));
+                for upstream in gone {
+                    let is_replaced = new.iter().any(|new| new.name == upstream.name);
+                    tokio::spawn(async move { upstream.retire(is_replaced).await });
+                }
+                self.lists_changed.notify_one();
+            }
+        };
+        let _: Option<()> = self.setup.shutdown.run_until_cancelled(changes).await;
     }
 
     /// Returns what we say of ourselves: the result of `initialize` or of `server/discover`.
     fn introduction(&self, aggregator: &Aggregator, revision: Revision) -> String {
-        let (capabilities, instructions) = merge(aggregator.upstreams(), revision.era());
+        let (capabilities, instructions) = merge(&aggregator.upstreams(), revision.era());
         let instructions =
             instructions.map_or_else(String::new, |text| format!(r#","instructions":{text}"#));
         let name = json::quote(&self.setup.server_name);
@@ -508,13 +543,13 @@ impl Session {
             "notifications/cancelled" => self.cancel(message),
             "notifications/progress" => self.progress(message),
             "notifications/roots/list_changed" => {
-                for upstream in client.aggregator.upstreams() {
+                for upstream in client.aggregator.upstreams().iter() {
                     send_if_ready(upstream, message);
                 }
             }
             // Whom another one is for cannot be told, unless there is only one.
             _ => {
-                if let [upstream] = client.aggregator.upstreams() {
+                if let [upstream] = &client.aggregator.upstreams()[..] {
                     send_if_ready(upstream, message);
                 }
             }

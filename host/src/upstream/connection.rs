@@ -260,9 +260,9 @@ impl Connection {
         }
     }
 
-    /// Returns the number of open calls.
+    /// Returns the number of open calls that somebody made, not counting our own.
     pub fn open_calls(&self) -> usize {
-        self.lock().calls.len()
+        self.lock().calls.values().filter(|call| call.origin.is_some()).count()
     }
 
     fn closed(&self, reason: &str) -> UpstreamError {

@@ -68,7 +68,11 @@ impl Upstream {
             },
             Era::Modern => match self.discover(connection, link).await {
                 Err(error)
-                    if pinned.is_none() && !matches!(error, UpstreamError::Closed { .. }) =>
+                    if pinned.is_none()
+                        && !matches!(
+                            error,
+                            UpstreamError::Closed { .. } | UpstreamError::SignIn { .. }
+                        ) =>
                 {
                     self.initialize(connection, link).await
                 }
@@ -163,6 +167,7 @@ fn may_be_modern(error: &UpstreamError) -> bool {
         }
         UpstreamError::Closed { .. }
         | UpstreamError::Lost { .. }
+        | UpstreamError::SignIn { .. }
         | UpstreamError::Deadline { .. }
         | UpstreamError::Invalid { .. } => false,
     }

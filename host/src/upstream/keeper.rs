@@ -1,6 +1,7 @@
 //! The task that keeps an upstream there: starts it, keeps its listing current, tries again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -51,7 +52,7 @@ pub(super) type Permit<'a> = Option<SemaphorePermit<'a>>;
 impl Upstream {
     /// Keeps the server running until the gateway ends.
     pub async fn run(self: Arc<Self>, listener: Arc<dyn Listener>) {
-        let shutdown = self.surroundings.shutdown.clone();
+        let shutdown = self.ending.clone();
         let mut failures = 0;
         let mut was_ready = false;
         let mut last_failure = None;
@@ -86,12 +87,15 @@ impl Upstream {
             last_failure = Some(reason);
             tokio::select! {
                 () = sleep(pause) => {}
+                () = self.signed_in.notified() => failures = 0,
                 () = shutdown.cancelled() => {}
             }
             self.enter(State::Starting);
         }
         self.enter(State::Stopped);
-        self.report("stopped", last_failure.as_deref());
+        if !self.is_replaced.load(Ordering::Relaxed) {
+            self.report("stopped", last_failure.as_deref());
+        }
         if was_ready {
             self.audit(Event::UpstreamDisconnect, None);
         }
@@ -101,7 +105,7 @@ impl Upstream {
     async fn run_once(self: &Arc<Self>, listener: &Arc<dyn Listener>) -> (String, bool) {
         let permit = tokio::select! {
             permit = self.surroundings.starts.acquire() => permit.ok(),
-            () = self.surroundings.shutdown.cancelled() => return (ENDING.to_owned(), false),
+            () = self.ending.cancelled() => return (ENDING.to_owned(), false),
         };
         match &self.definition.endpoint {
             Endpoint::Stdio(program) => self.run_stdio(program, listener, permit).await,
@@ -116,8 +120,13 @@ impl Upstream {
         listener: &Arc<dyn Listener>,
         permit: Permit<'_>,
     ) -> (String, bool) {
-        let (link, mut hearing) =
-            Link::new(Arc::clone(&self.name), remote.clone(), Arc::clone(&self.mirror));
+        let (link, mut hearing) = Link::new(
+            Arc::clone(&self.name),
+            remote.clone(),
+            Arc::clone(&self.mirror),
+            self.surroundings.redactor.clone(),
+            Arc::clone(&self.signed_in),
+        );
         let outlet: Arc<dyn Outlet> = Arc::<Link>::clone(&link);
         let connection = Arc::new(Connection::new(Arc::clone(&self.name), outlet));
         let reason = {
@@ -144,7 +153,7 @@ impl Upstream {
             tokio::select! {
                 reason = hearing => reason,
                 reason = self.keep(&connection, Some(&link), listener, permit) => reason,
-                () = self.surroundings.shutdown.cancelled() => ENDING.to_owned(),
+                () = self.ending.cancelled() => ENDING.to_owned(),
             }
         };
         let was_ready = self.lost(&connection, &reason, listener);

@@ -9,19 +9,20 @@ mod listing;
 mod process;
 mod stdio;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::http::HeaderName;
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use ultra_store::{Redactor, Store};
 
 pub use connection::{Connection, Origin, Patience, Sender};
 pub use guard::{COMMAND as GUARD_COMMAND, Guard, run as run_guard};
-pub use http::{Remote, Transport};
+pub use http::{Auth, Remote, Transport};
 pub use listing::{ListKind, Listing, push_array};
 pub use process::{Program, StderrTail};
 
@@ -33,6 +34,9 @@ use crate::wire::Outbox;
 use handshake::START_TIMEOUT;
 use http::Mirror;
 use keeper::ENDING;
+
+/// An upstream that is to end looks so often whether its calls have.
+const RETIRE_PERIOD: Duration = Duration::from_millis(100);
 
 /// Why an upstream gave no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -70,6 +74,14 @@ pub enum UpstreamError {
         status: u16,
         /// The status, and what it said.
         reason: String,
+    },
+    /// Somebody has to sign in first.
+    #[error("upstream `{upstream}` wants you to sign in: open {url}")]
+    SignIn {
+        /// Name in the config.
+        upstream: String,
+        /// Where.
+        url: String,
     },
     /// What came back is not a response.
     #[error("upstream `{upstream}` sent an invalid message: {reason}")]
@@ -158,7 +170,7 @@ pub struct Surroundings {
 }
 
 /// An MCP server, as configured.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Definition {
     /// Its name in the config.
     pub name: Arc<str>,
@@ -169,7 +181,7 @@ pub struct Definition {
 }
 
 /// How an upstream is reached.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Endpoint {
     /// A child process on stdio.
     Stdio(Program),
@@ -192,10 +204,16 @@ pub struct Upstream {
     /// Lists the server announced a change of, and a bell for whoever looks.
     stale: Mutex<Vec<ListKind>>,
     went_stale: Notify,
+    /// Somebody signed in, so that it is worth to try again.
+    signed_in: Arc<Notify>,
     /// Which arguments of which tools go into HTTP headers.
     mirror: Arc<Mutex<Arc<Mirror>>>,
     /// URIs somebody subscribed to, as raw JSON strings, for a server of the modern era.
     subscriptions: watch::Sender<Vec<Bytes>>,
+    /// Ends this upstream.
+    ending: CancellationToken,
+    /// Another one took its place.
+    is_replaced: AtomicBool,
     surroundings: Arc<Surroundings>,
 }
 
@@ -231,10 +249,31 @@ impl Upstream {
             stderr: Arc::new(StderrTail::new(surroundings.redactor.clone())),
             stale: Mutex::default(),
             went_stale: Notify::new(),
+            ending: surroundings.shutdown.child_token(),
+            is_replaced: AtomicBool::new(false),
+            signed_in: Arc::default(),
             mirror: Arc::default(),
             subscriptions: watch::Sender::new(Vec::new()),
             surroundings,
         }
+    }
+
+    /// Returns how it is configured.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// Ends it when the calls that are open have their answers: it is not in the config any more, or
+    /// another one took its place.
+    pub async fn retire(&self, is_replaced: bool) {
+        self.is_replaced.store(is_replaced, Ordering::Relaxed);
+        while let State::Ready(connection) = self.state()
+            && connection.open_calls() > 0
+            && !self.ending.is_cancelled()
+        {
+            sleep(RETIRE_PERIOD).await;
+        }
+        self.ending.cancel();
     }
 
     /// Returns where it stands.
@@ -358,7 +397,7 @@ fn fingerprint(definition: &Definition, surroundings: &Surroundings) -> String {
         Endpoint::Stdio(Program { command, args, env, inherited: _, cwd }) => {
             hash.update(format!("{command:?}{args:?}{env:?}{cwd:?}"));
         }
-        Endpoint::Http(Remote { uri, headers, transport: _ }) => {
+        Endpoint::Http(Remote { uri, headers, .. }) => {
             hash.update(format!("{uri}{headers:?}"));
         }
     }

@@ -32,7 +32,7 @@ const STDERR_LINES: usize = 40;
 const STDERR_LINE_BYTES: usize = 1000;
 
 /// How a stdio upstream is started.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Program {
     /// Program, looked up in `PATH`.
     pub command: String,

@@ -28,7 +28,7 @@ impl Upstream {
         listener: &Arc<dyn Listener>,
         permit: Permit<'_>,
     ) -> (String, bool) {
-        let shutdown = self.surroundings.shutdown.clone();
+        let shutdown = self.ending.clone();
         let started = Process::start(program, &self.surroundings.guard, &self.stderr, &self.name);
         let (mut process, Pipes { stdin, stdout }) = match started {
             Ok(started) => started,

@@ -29,6 +29,11 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
+    /// Returns the secrets themselves.
+    pub(super) fn plain(&self) -> &[String] {
+        &self.plain
+    }
+
     /// Returns nothing when there is no secret to find.
     pub(super) fn new(secrets: impl IntoIterator<Item = String>) -> Option<Self> {
         let mut plain = BTreeSet::new();

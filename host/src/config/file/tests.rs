@@ -102,9 +102,7 @@ hub: {enabled: true, anything: [1]}
     assert_eq!(env["TOKEN"], "s3cret-token");
     assert_eq!(env["LITERAL"], "${TOKEN}");
     assert_eq!(cwd.as_deref(), Some(Path::new("/etc/ultra/work")));
-    let Endpoint::Http { url, headers, transport: _ } = &alpha.endpoint else {
-        panic!("{alpha:?}")
-    };
+    let Endpoint::Http { url, headers, .. } = &alpha.endpoint else { panic!("{alpha:?}") };
     assert_eq!(url, "https://example.com/mcp");
     assert_eq!(headers["Authorization"], "Bearer s3cret-token");
     assert_eq!(config.plugins.directory.as_deref(), Some(Path::new("/etc/ultra/./plugins")));
@@ -250,6 +248,53 @@ hub: {deploy_key: dk_0123456789}
     assert_eq!(
         config.secrets(),
         ["Bearer abc.def.ghi", "dk_0123456789", "s3cret-token", "abc.def.ghi", "production"]
+    );
+}
+
+#[test]
+fn signing_in_is_configured_per_server() {
+    let text = "upstream:
+  a: {url: 'https://x/', enabled: true, oauth: {client_id: me, client_secret: '${TOKEN}', scopes: [a, b], callback_port: 8912}}
+  b: {url: 'https://x/', enabled: true, oauth: {client_metadata_url: 'https://me.test/client.json'}}
+  c: {url: 'https://x/', enabled: true}
+";
+
+    let config = config(text);
+
+    let oauth = config.upstreams.iter().map(|upstream| match &upstream.endpoint {
+        Endpoint::Http { oauth, .. } => oauth,
+        Endpoint::Stdio { .. } => panic!("{upstream:?}"),
+    });
+    let [a, b, c] = oauth.collect::<Vec<_>>()[..] else { panic!("{config:?}") };
+    assert_eq!((a.client_id.as_deref(), a.callback_port), (Some("me"), Some(8912)));
+    assert_eq!(a.client_secret.as_ref().map(Secret::expose), Some("s3cret-token"));
+    assert_eq!(a.scopes, ["a", "b"]);
+    assert_eq!(b.client_metadata_url.as_deref(), Some("https://me.test/client.json"));
+    assert!(c.client_id.is_none() && c.client_metadata_url.is_none() && c.scopes.is_empty());
+    assert_eq!(config.secrets(), ["s3cret-token"]);
+    assert!(!format!("{config:?}").contains("client_secret: Some(\"s3cret"));
+}
+
+#[test]
+fn signing_in_that_cannot_work_is_a_problem() {
+    let text = "upstream:
+  a: {url: 'https://x/', enabled: true, oauth: {client_secret: x, callback_port: 70000}}
+  b: {url: 'https://x/', enabled: true, oauth: {client_metadata_url: 'https://me.test'}}
+  c: {command: x, enabled: true, oauth: {clientid: me}}
+";
+
+    insta::assert_snapshot!(problems(text), @r"
+    2:64: `upstream.a.oauth.client_secret` has no `client_id` beside it (name the client whose secret it is)
+    2:82: `upstream.a.oauth.callback_port` must be a whole number within its range (such as `100`)
+    3:70: `upstream.b.oauth.client_metadata_url` is no URL of a document (it begins with `https://` and has a path)
+    ");
+    assert_eq!(
+        warnings("upstream:\n  c: {command: x, oauth: {clientid: me}}\n"),
+        "2:19: `upstream.c.oauth` has no effect beside `command`"
+    );
+    assert_eq!(
+        warnings("upstream:\n  c: {url: 'https://x', oauth: {clientid: me}}\n"),
+        "2:33: unknown key `upstream.c.oauth.clientid`, did you mean `client_id`?"
     );
 }
 

@@ -11,7 +11,7 @@ mod stream;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -27,6 +27,7 @@ pub use stream::Stream;
 
 use super::Setup;
 use crate::aggregator::Naming;
+use crate::lock;
 use request::Endpoint;
 
 /// So many clients may be connected at a time.
@@ -47,34 +48,38 @@ const CLOSE: Duration = Duration::from_secs(1);
 /// Every endpoint there is.
 struct Routes {
     guard: Guard,
-    merged: Endpoint,
-    servers: HashMap<Arc<str>, Endpoint>,
+    setup: Setup,
+    merged: Arc<Endpoint>,
+    /// Those of single upstreams, made when somebody asks for them.
+    servers: Mutex<HashMap<Arc<str>, Arc<Endpoint>>>,
 }
 
 impl Routes {
-    fn new(setup: &Setup, guard: Guard) -> Self {
-        let one = |upstream: &crate::upstream::Definition| {
-            let setup =
-                Setup { upstreams: vec![upstream.clone()], naming: Naming::Own, ..setup.clone() };
-            (Arc::clone(&upstream.name), Endpoint::new(setup))
-        };
-        Self {
-            guard,
-            merged: Endpoint::new(setup.clone()),
-            servers: setup.upstreams.iter().map(one).collect(),
-        }
+    fn new(setup: Setup, guard: Guard) -> Self {
+        let merged = Arc::new(Endpoint::new(setup.clone()));
+        Self { guard, setup, merged, servers: Mutex::default() }
     }
 
     /// Returns the endpoint at a path: `/mcp`, or `/servers/<name>/mcp`.
-    fn find(&self, path: &str) -> Option<&Endpoint> {
-        match path.strip_prefix("/servers/").and_then(|rest| rest.strip_suffix("/mcp")) {
-            Some(name) => self.servers.get(name),
-            None => (path == "/mcp").then_some(&self.merged),
-        }
+    fn find(&self, path: &str) -> Option<Arc<Endpoint>> {
+        let Some(name) = path.strip_prefix("/servers/").and_then(|rest| rest.strip_suffix("/mcp"))
+        else {
+            return (path == "/mcp").then(|| Arc::clone(&self.merged));
+        };
+        let definition =
+            self.setup.definitions().into_iter().find(|definition| *definition.name == *name)?;
+        let mut servers = lock(&self.servers);
+        let endpoint = servers.entry(Arc::clone(&definition.name)).or_insert_with(|| {
+            let only = Some(definition.name);
+            let setup = Setup { only, naming: Naming::Own, ..self.setup.clone() };
+            Arc::new(Endpoint::new(setup))
+        });
+        Some(Arc::clone(endpoint))
     }
 
-    fn all(&self) -> impl Iterator<Item = &Endpoint> {
-        std::iter::once(&self.merged).chain(self.servers.values())
+    fn all(&self) -> Vec<Arc<Endpoint>> {
+        let servers = lock(&self.servers);
+        std::iter::once(&self.merged).chain(servers.values()).cloned().collect()
     }
 }
 
@@ -83,7 +88,7 @@ pub async fn serve(listener: TcpListener, setup: Setup, guard: Guard) -> io::Res
     let address = listener.local_addr()?;
     tracing::info!(%address, "listening on http://{address}/mcp");
     let shutdown = setup.shutdown.clone();
-    let routes = Arc::new(Routes::new(&setup, guard));
+    let routes = Arc::new(Routes::new(setup, guard));
     let connections = TaskTracker::new();
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut sweep = interval(SWEEP_PERIOD);
@@ -91,7 +96,7 @@ pub async fn serve(listener: TcpListener, setup: Setup, guard: Guard) -> io::Res
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = sweep.tick() => {
-                routes.all().for_each(Endpoint::end_idle);
+                routes.all().iter().for_each(|endpoint| endpoint.end_idle());
                 continue;
             }
             () = shutdown.cancelled() => break,

@@ -61,9 +61,9 @@ pub(super) async fn respond(routes: &Routes, request: Request<Incoming>) -> Resp
         return answer::refusal(StatusCode::NOT_FOUND, "there is nothing here; try `/mcp`");
     };
     let asked = match *request.method() {
-        Method::POST => post(endpoint, request).await,
-        Method::GET => get(endpoint, request.headers()),
-        Method::DELETE => delete(endpoint, request.headers()),
+        Method::POST => post(&endpoint, request).await,
+        Method::GET => get(&endpoint, request.headers()),
+        Method::DELETE => delete(&endpoint, request.headers()),
         _ => Ok(answer::refusal(StatusCode::METHOD_NOT_ALLOWED, "use POST")),
     };
     asked.unwrap_or_else(|refusal| *refusal)

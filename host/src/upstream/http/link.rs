@@ -14,7 +14,9 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use ultra_store::Redactor;
 
+use super::auth::Tokens;
 use super::body::Body;
 use super::{Client, Mirror, Remote};
 use crate::lock;
@@ -74,6 +76,7 @@ pub(in crate::upstream) struct Link {
     pub(super) upstream: Arc<str>,
     pub(super) remote: Remote,
     pub(super) client: Client,
+    pub(super) tokens: Tokens,
     heard: mpsc::Sender<Heard>,
     /// Which arguments of which tools the server wants to see in headers.
     pub(super) mirror: Arc<Mutex<Arc<Mirror>>>,
@@ -103,13 +106,17 @@ impl Link {
         upstream: Arc<str>,
         remote: Remote,
         mirror: Arc<Mutex<Arc<Mirror>>>,
+        redactor: Redactor,
+        signed_in: Arc<Notify>,
     ) -> (Arc<Self>, mpsc::Receiver<Heard>) {
         let (heard, hearing) = mpsc::channel(HEARD_MAX);
+        let tokens = Tokens::new(remote.auth.clone(), redactor, signed_in);
         let client = Client::new(remote.uri.scheme_str() == Some("https"));
         let link = Arc::new_cyclic(|itself| Self {
             upstream,
             remote,
             client,
+            tokens,
             heard,
             mirror,
             state: Mutex::default(),
@@ -207,7 +214,8 @@ impl Link {
         let session = lock(&self.state).session.take();
         if let Some(session) = session {
             let request = self.head(Method::DELETE, &self.remote.uri).header(SESSION_ID, session);
-            if let Ok(request) = request.body(Full::default()) {
+            if let Ok(mut request) = request.body(Full::default()) {
+                self.tokens.add(request.headers_mut()).await;
                 let _ = timeout(DELETE_TIMEOUT, self.client.send(request)).await;
             }
         }
@@ -250,7 +258,8 @@ impl Link {
         if let Some(id) = last_id.and_then(|id| HeaderValue::from_bytes(id).ok()) {
             request = request.header(LAST_EVENT_ID, id);
         }
-        let request = request.body(Full::default()).map_err(|error| error.to_string())?;
+        let mut request = request.body(Full::default()).map_err(|error| error.to_string())?;
+        self.tokens.add(request.headers_mut()).await;
         let response = self.client.send(request).await.map_err(|error| crate::chain(&error))?;
         match response.status() {
             StatusCode::OK => Ok(response),

@@ -1,5 +1,6 @@
 //! An upstream behind HTTP: Streamable HTTP of both eras, and the older HTTP with SSE.
 
+mod auth;
 mod body;
 mod client;
 mod link;
@@ -10,12 +11,13 @@ use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
+pub use auth::Auth;
 pub(super) use client::Client;
 pub(super) use link::{Heard, Link};
 pub(super) use mirror::Mirror;
 
 /// An HTTP server, as configured.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Remote {
     /// Its endpoint. It never changes: redirects are not followed.
     pub uri: Uri,
@@ -23,6 +25,8 @@ pub struct Remote {
     pub headers: HeaderMap,
     /// How messages travel.
     pub transport: Transport,
+    /// How tokens for it are had, if we have to have any.
+    pub auth: Option<Auth>,
 }
 
 impl Remote {
@@ -46,7 +50,7 @@ impl Remote {
                 .and_then(|(name, value)| Ok((name.ok_or(())?, value.ok_or(())?)))
                 .map_err(|()| format!("the header `{name}` cannot be sent"))
         });
-        Ok(Self { uri, headers: headers.collect::<Result<_, String>>()?, transport })
+        Ok(Self { uri, headers: headers.collect::<Result<_, String>>()?, transport, auth: None })
     }
 }
 

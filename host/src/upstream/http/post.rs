@@ -17,6 +17,10 @@ use crate::wire::LINE_BYTES_MAX;
 /// Of a response that is an error, so much is read to find out why.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
+/// A request that is refused for its token is sent so often: with the token there is, with one that was
+/// refreshed, and with one for a wider scope.
+const ATTEMPTS_MAX: usize = 3;
+
 /// And so much of its text is told.
 const REASON_BYTES_MAX: usize = 200;
 
@@ -33,17 +37,27 @@ impl Link {
     }
 
     async fn try_post(&self, message: &Message, id: Option<u64>) -> Result<(), Heard> {
-        let request = self.request(message);
-        let had_session = request.headers().contains_key(SESSION_ID);
-        let response = match self.client.send(request).await {
-            Ok(response) => response,
-            Err(error) if error.is_connect() => {
-                return Err(self.failed(id, |upstream| UpstreamError::Closed {
-                    upstream,
-                    reason: format!("it cannot be reached: {}", crate::chain(&error)),
-                }));
+        let mut attempts = 0;
+        let (response, had_session) = loop {
+            let mut request = self.request(message);
+            let token = self.tokens.add(request.headers_mut()).await;
+            let had_session = request.headers().contains_key(SESSION_ID);
+            let response = match self.client.send(request).await {
+                Ok(response) => response,
+                Err(error) if error.is_connect() => {
+                    return Err(self.failed(id, |upstream| UpstreamError::Closed {
+                        upstream,
+                        reason: format!("it cannot be reached: {}", crate::chain(&error)),
+                    }));
+                }
+                Err(error) => return Err(self.lost(id, &crate::chain(&error))),
+            };
+            attempts += 1;
+            match self.tokens.refused(&self.upstream, &response, token.as_ref()).await {
+                Ok(true) if attempts < ATTEMPTS_MAX => {}
+                Ok(_) => break (response, had_session),
+                Err(error) => return Err(self.failed(id, |_| error)),
             }
-            Err(error) => return Err(self.lost(id, &crate::chain(&error))),
         };
         if message.method() == "initialize" {
             lock(&self.state).session = response.headers().get(SESSION_ID).cloned();

@@ -1,0 +1,121 @@
+//! The token a request carries, and what to do when it was refused for lack of one.
+
+use std::sync::{Arc, Mutex};
+
+use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use http::{HeaderMap, Response, StatusCode};
+use tokio::sync::Notify;
+use ultra_store::Redactor;
+
+use crate::auth::{Authorizer, Challenged, Refused, Secret, Server};
+use crate::lock;
+use crate::upstream::UpstreamError;
+
+/// How tokens for a server are had.
+#[derive(Clone)]
+pub struct Auth {
+    /// Has them.
+    pub authorizer: Authorizer,
+    /// The server, as it knows it.
+    pub server: Server,
+}
+
+impl PartialEq for Auth {
+    fn eq(&self, other: &Self) -> bool {
+        self.server == other.server
+    }
+}
+
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Auth").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+/// The tokens of one link.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    auth: Option<Auth>,
+    redactor: Redactor,
+    /// The header last used, and the token it is made of.
+    last: Mutex<Option<(Secret, HeaderValue)>>,
+    /// Somebody has signed in.
+    signed_in: Arc<Notify>,
+}
+
+impl Tokens {
+    pub(super) fn new(auth: Option<Auth>, redactor: Redactor, signed_in: Arc<Notify>) -> Self {
+        Self { auth, redactor, last: Mutex::default(), signed_in }
+    }
+
+    /// Adds the token to a request, if there is one. Returns it.
+    pub(super) async fn add(&self, headers: &mut HeaderMap) -> Option<Secret> {
+        let Auth { authorizer, server } = self.auth.as_ref()?;
+        let token = match authorizer.bearer(server).await {
+            Ok(token) => token?,
+            Err(error) => {
+                tracing::warn!(upstream = server.name(), "no token: {}", crate::chain(&error));
+                return None;
+            }
+        };
+        let mut last = lock(&self.last);
+        let known = last.as_ref().filter(|(known, _)| *known == token);
+        let header = match known {
+            Some((_, header)) => header.clone(),
+            None => {
+                let mut header =
+                    HeaderValue::from_str(&format!("Bearer {}", token.expose())).ok()?;
+                header.set_sensitive(true);
+                self.redactor.learn([token.expose().to_owned()]);
+                *last = Some((token.clone(), header.clone()));
+                header
+            }
+        };
+        headers.insert(AUTHORIZATION, header);
+        Some(token)
+    }
+
+    /// Deals with a refusal. Returns whether the request is worth to be sent again.
+    ///
+    /// # Errors
+    ///
+    /// [`UpstreamError::SignIn`] where the user has to do something first.
+    pub(super) async fn refused<B>(
+        &self,
+        upstream: &str,
+        response: &Response<B>,
+        token: Option<&Secret>,
+    ) -> Result<bool, UpstreamError> {
+        let status = response.status();
+        let Some(Auth { authorizer, server }) = &self.auth else { return Ok(false) };
+        if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Ok(false);
+        }
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let www_authenticate =
+            challenges.filter_map(|value| value.to_str().ok().map(str::to_owned)).collect();
+        let refused = Refused { status: status.as_u16(), www_authenticate, token };
+        match authorizer.challenged(server, refused).await {
+            Ok(Challenged::Retry) => Ok(true),
+            Ok(Challenged::Forbidden) => Ok(false),
+            Ok(Challenged::SignIn(sign_in)) => {
+                let url = sign_in.url().to_owned();
+                let signed_in = Arc::clone(&self.signed_in);
+                tokio::spawn(async move {
+                    if sign_in.done().await.is_ok() {
+                        signed_in.notify_one();
+                    }
+                });
+                Err(UpstreamError::SignIn { upstream: upstream.to_owned(), url })
+            }
+            Err(error) => {
+                let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+                Err(UpstreamError::Http {
+                    upstream: upstream.to_owned(),
+                    status: status.as_u16(),
+                    reason: format!("{status}: {}{hint}", crate::chain(&error)),
+                })
+            }
+        }
+    }
+}
