@@ -23,7 +23,8 @@ use crate::lock;
 use crate::mcp::{Era, Message, edit, json, modern};
 use crate::pipeline::{CallError, Outcome};
 use crate::upstream::{
-    Connection, Definition, ListKind, Patience, Sender, Surroundings, Upstream, UpstreamError, push_array,
+    Connection, Definition, ListKind, Patience, Sender, Surroundings, Upstream, UpstreamError,
+    push_array,
 };
 
 /// A list waits this long for servers that are starting and of which nothing is remembered yet.
@@ -165,7 +166,8 @@ impl Aggregator {
                 })
             })
             .collect();
-        let is_kept = |upstream: &&Arc<Upstream>| !after.iter().any(|kept| Arc::ptr_eq(kept, upstream));
+        let is_kept =
+            |upstream: &&Arc<Upstream>| !after.iter().any(|kept| Arc::ptr_eq(kept, upstream));
         let gone = before.iter().filter(is_kept).cloned().collect();
         *lock(&self.upstreams) = after.into();
         self.listing_changed();

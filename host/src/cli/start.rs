@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use ultra_store::{MemoryOptions, MemoryStore, Redactor, SqliteOptions, SqliteStore, Store};
 
 use super::{CliError, CliResult};
+use crate::auth::{self, Authorizer};
 use crate::config::{self, Backend, Config, Environment};
 use crate::downstream::{Setup, http, stdio};
 use crate::gateway::Gateway;
@@ -23,7 +24,6 @@ use crate::plugins::{self, Plugins};
 use crate::telemetry::{self, Exporter};
 use crate::upstream::{Auth, Definition, Endpoint, Guard, Program, Remote};
 use crate::wasm::{CachePlace, Outlets, Runtime, SpanSink};
-use crate::auth::{self, Authorizer};
 use crate::{audit, log};
 
 /// The config file is looked at this often.
@@ -89,7 +89,13 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     let inherited = Arc::new(environment.for_children());
     let definitions = Definitions { inherited, authorizer: authorizer.clone() };
     let (changes, upstreams) = watch::channel(definitions.of(&config)?);
-    tokio::spawn(follow(changes, definitions, config.path.clone(), environment.clone(), redactor.clone()));
+    tokio::spawn(follow(
+        changes,
+        definitions,
+        config.path.clone(),
+        environment.clone(),
+        redactor.clone(),
+    ));
     let loader = {
         let (store, shutdown) = (Arc::clone(&store), shutdown.clone());
         // Clients wait for the answer to `initialize`; components compile meanwhile.
@@ -291,7 +297,8 @@ impl Definitions {
             enabled.map(|upstream| self.one(upstream)).collect::<Result<_, _>>()?;
         if definitions.is_empty() {
             let path = config.path.as_ref();
-            let path = path.map_or_else(|| "the config file".to_owned(), |path| path.display().to_string());
+            let path = path
+                .map_or_else(|| "the config file".to_owned(), |path| path.display().to_string());
             tracing::warn!("no upstream is enabled: add one under `upstream` in {path}");
         }
         Ok(definitions)
@@ -316,7 +323,7 @@ impl Definitions {
                     let auth = self.authorizer.clone().zip(server.ok());
                     remote.auth = auth.map(|(authorizer, server)| Auth { authorizer, server });
                 }
-                Endpoint::Http(remote)
+                Endpoint::Http(Box::new(remote))
             }
         };
         Ok(Definition { name: Arc::clone(&upstream.name), endpoint, era: upstream.era })
@@ -362,11 +369,16 @@ async fn follow(
                     is_other
                 });
                 if is_other {
-                    tracing::info!("the config has changed: its upstreams are taken over, all else at the next start");
+                    tracing::info!(
+                        "the config has changed: its upstreams are taken over, all else at the next start"
+                    );
                 }
             }
             Err(error) => {
-                tracing::error!("the config has changed and is not taken over: {}", error.in_one_line());
+                tracing::error!(
+                    "the config has changed and is not taken over: {}",
+                    error.in_one_line()
+                );
             }
         }
     }

@@ -20,8 +20,8 @@ use super::{
     search,
 };
 use crate::aggregator::Naming;
-use crate::mcp::Era;
 use crate::auth::Secret;
+use crate::mcp::Era;
 use crate::pipeline::FailureMode;
 use crate::upstream::Transport;
 

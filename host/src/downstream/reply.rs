@@ -67,9 +67,11 @@ pub(super) fn call_error(error: &CallError, era: Era) -> Bytes {
         CallError::Upstream(UpstreamError::Http { upstream, status, .. }) => {
             object(UNAVAILABLE, &text, json!({"upstream": upstream, "status": status}))
         }
-        CallError::Upstream(UpstreamError::SignIn { upstream, url }) => {
-            object(UNAVAILABLE, &text, json!({"upstream": upstream, "signIn": url, "executed": "no"}))
-        }
+        CallError::Upstream(UpstreamError::SignIn { upstream, url }) => object(
+            UNAVAILABLE,
+            &text,
+            json!({"upstream": upstream, "signIn": url, "executed": "no"}),
+        ),
         CallError::Upstream(UpstreamError::Refused { upstream, .. }) => {
             object(INTERNAL_ERROR, &text, json!({"upstream": upstream}))
         }

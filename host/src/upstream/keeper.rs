@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::SemaphorePermit;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use ultra_store::UpstreamStatus;
 
 use super::http::{Heard, Link, Mirror};
@@ -39,6 +39,9 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
 /// So many failures to reach an HTTP server in a row mean that it is gone.
 const UNREACHABLE_MAX: u32 = 3;
+
+/// An HTTP server may take this long to say that it has seen us listen. Some say it with the first event.
+const LISTEN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A subscription has no end of its own.
 const FOR_EVER: Patience = Patience { timeout: Duration::from_secs(86_400 * 365), cancels: true };
@@ -255,10 +258,14 @@ impl Upstream {
             if ready.wait_for(|ready| *ready).await.is_err() {
                 return "the client is gone".to_owned();
             }
+            // Before it can say anything: what it says when nobody listens is lost.
+            let opens = link.filter(|link| link.is_streamable()).map(|link| link.listen());
+            if let Some(opens) = opens {
+                let _ = timeout(LISTEN_TIMEOUT, opens).await;
+            }
             connection.send(&[mcp::notification_line("notifications/initialized", b"").into()]);
             if let Some(link) = link {
                 link.settled().await;
-                link.listen();
             }
         }
         self.enter(State::Ready(Arc::clone(connection)));

@@ -186,7 +186,7 @@ pub enum Endpoint {
     /// A child process on stdio.
     Stdio(Program),
     /// A server behind HTTP.
-    Http(Remote),
+    Http(Box<Remote>),
 }
 
 /// An MCP server behind the gateway, for one session.
@@ -237,9 +237,9 @@ impl Upstream {
         };
         Self {
             name,
-            transport: match definition.endpoint {
+            transport: match &definition.endpoint {
                 Endpoint::Stdio(_) => "stdio",
-                Endpoint::Http(Remote { transport: Transport::Sse, .. }) => "sse",
+                Endpoint::Http(remote) if remote.transport == Transport::Sse => "sse",
                 Endpoint::Http(_) => "http",
             },
             definition,
@@ -397,8 +397,8 @@ fn fingerprint(definition: &Definition, surroundings: &Surroundings) -> String {
         Endpoint::Stdio(Program { command, args, env, inherited: _, cwd }) => {
             hash.update(format!("{command:?}{args:?}{env:?}{cwd:?}"));
         }
-        Endpoint::Http(Remote { uri, headers, .. }) => {
-            hash.update(format!("{uri}{headers:?}"));
+        Endpoint::Http(remote) => {
+            hash.update(format!("{}{:?}", remote.uri, remote.headers));
         }
     }
     hash.update(format!("\0{:?}{}\0", definition.era, surroundings.revision.as_str()));

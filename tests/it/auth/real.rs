@@ -6,10 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use ultra::auth::Server;
 use ultra::config::OAuth;
 use ultra_tests::oauth::{Call, call, client, plain_http};
-use ultra_tests::servers;
+use ultra_tests::{Ultra, program, servers};
 
 use super::assert_answered;
 
@@ -88,6 +89,33 @@ async fn typescript_demo_is_signed_in_to() {
 
         use_it(&url, &dir.path().join("auth")).await;
     }
+}
+
+/// The whole way: the gateway meets the refusal, opens the browser, and has the tools when somebody has
+/// signed in.
+#[tokio::test]
+async fn a_gateway_signs_in_and_its_client_calls() {
+    let example = "npm/node_modules/@modelcontextprotocol/sdk/dist/esm/examples/server/simpleStreamableHttp.js";
+    let Some(script) = servers::find_at("simpleStreamableHttp", &[example]) else { return };
+    let (port, auth_port) = (free_port(), free_port());
+    let url = format!("http://localhost:{port}/mcp");
+    let mut node = Command::new("node");
+    node.arg(&script).arg("--oauth").arg("--oauth-strict");
+    node.env("MCP_PORT", port.to_string()).env("MCP_AUTH_PORT", auth_port.to_string());
+    let _running = Running::start(&mut node, &url).await;
+    let setup = Ultra::config(&format!("upstream:\n  real:\n    url: {url}\n    enabled: true\n"));
+    let mut command = setup.start_command();
+    command.env("BROWSER", program("headless-browser"));
+    let ultra = setup.start_with(command);
+    ultra.initialize(json!({})).await;
+    ultra.notify("notifications/initialized", json!({})).await;
+
+    ultra
+        .tools_until("the tools behind the sign-in", |tools| tools.contains(&"real__greet".into()))
+        .await;
+    let greeted = ultra.call_tool("real__greet", json!({"name": "Ada"})).await;
+
+    assert!(greeted.raw.contains("Ada"), "{}", greeted.raw);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -140,11 +140,19 @@ impl Link {
         lock(&self.state).revision = None;
     }
 
-    /// Listens to what the server says by itself, as long as the link is open. Legacy era.
-    pub(in crate::upstream) fn listen(&self) {
+    /// Listens to what the server says by itself, as long as the link is open. Legacy era. The returned
+    /// channel closes when the server listens to us listening, or will not have it.
+    pub(in crate::upstream) fn listen(&self) -> oneshot::Receiver<()> {
+        let (opened, opens) = oneshot::channel();
         if let Some(link) = self.itself.upgrade() {
-            self.spawn(async move { link.listen_on().await });
+            self.spawn(async move { link.listen_on(opened).await });
         }
+        opens
+    }
+
+    /// Returns whether messages go to the endpoint itself, and not to one that an event named.
+    pub(in crate::upstream) fn is_streamable(&self) -> bool {
+        lock(&self.state).endpoint.is_none()
     }
 
     /// Opens the event stream of HTTP with SSE; until then nothing can be sent.
@@ -221,11 +229,14 @@ impl Link {
         }
     }
 
-    async fn listen_on(&self) {
+    async fn listen_on(&self, opened: oneshot::Sender<()>) {
+        let mut opened = Some(opened);
         let mut last_id = None;
         let mut pause = RECONNECT;
         loop {
-            match self.get(last_id.as_ref()).await.map(Events::of) {
+            let events = self.get(last_id.as_ref()).await.map(Events::of);
+            drop(opened.take());
+            match events {
                 Ok(Ok(mut events)) => {
                     pause = RECONNECT;
                     while let Ok(Some(event)) = events.next().await {

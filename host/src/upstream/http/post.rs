@@ -66,7 +66,7 @@ impl Link {
             StatusCode::OK => self.answered(response, id).await,
             StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(()),
             StatusCode::NOT_FOUND if had_session => Err(Heard::SessionGone(id)),
-            status => self.refused(response, status, id).await,
+            status => self.refused(response, status, had_session, id).await,
         }
     }
 
@@ -129,15 +129,18 @@ impl Link {
         &self,
         response: Response<Incoming>,
         status: StatusCode,
+        had_session: bool,
         id: Option<u64>,
     ) -> Result<(), Heard> {
         let body = match Body::of(response) {
             Ok(mut body) => body.whole(ERROR_BYTES_MAX).await.ok().flatten().unwrap_or_default(),
             Err(_) => Bytes::new(),
         };
-        if let (Some(number), Ok(error)) = (id, Message::parse(body.clone()))
-            && error.is_error()
-        {
+        let error = Message::parse(body.clone()).ok().filter(Message::is_error);
+        if had_session && error.as_ref().is_some_and(|error| is_about_session(status, error)) {
+            return Err(Heard::SessionGone(id));
+        }
+        if let (Some(number), Some(error)) = (id, error) {
             // With an error before the request was understood, its id may be missing.
             let mut line = mcp::error_line(Some(number.to_string().as_bytes()), &error.body());
             line.pop();
@@ -163,4 +166,11 @@ impl Link {
             None => Heard::NotTaken(error),
         }
     }
+}
+
+/// Returns whether a server says with a wrong status that it does not know the session: the TypeScript SDK's
+/// own examples answer 400.
+fn is_about_session(status: StatusCode, error: &Message) -> bool {
+    let text = error.body_member("message").and_then(mcp::json::string).unwrap_or_default();
+    status == StatusCode::BAD_REQUEST && text.to_ascii_lowercase().contains("session")
 }
