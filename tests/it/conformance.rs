@@ -96,6 +96,19 @@ impl ThroughGateway for Suite {
     }
 }
 
+/// The gateway's own connector, signing in unattended.
+#[tokio::test]
+async fn the_gateway_passes_as_a_client() {
+    let Some(suite) = Suite::find() else { return };
+    let client = program("conformance-client");
+    for (revision, scored) in [("2025-11-25", 18), ("2026-07-28", 32)] {
+        let report = suite.client(&client.display().to_string(), revision).await;
+
+        report.assert_expected("client");
+        assert_eq!(report.scored(), (scored, scored), "{revision}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_does_nothing_fails() {
     let Some(suite) = Suite::find() else { return };

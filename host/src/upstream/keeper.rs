@@ -251,6 +251,9 @@ impl Upstream {
     ) -> String {
         let initialize = match self.shake_hands(connection, link).await {
             Ok(initialize) => initialize,
+            Err(UpstreamError::SignIn { url, .. }) => {
+                return format!("it wants you to sign in: open {url}");
+            }
             Err(error) => return error.to_string(),
         };
         if connection.era() == Era::Legacy {
@@ -297,8 +300,11 @@ impl Upstream {
                 }
                 permit.take();
                 self.publish(&listing, listener);
-                self.went_stale.notified().await;
-                sleep(LIST_DEBOUNCE).await;
+                tokio::select! {
+                    () = self.went_stale.notified() => sleep(LIST_DEBOUNCE).await,
+                    // What it did not list to a stranger.
+                    () = self.signed_in.notified() => self.stale(&ListKind::ALL),
+                }
                 kinds = std::mem::take(&mut *lock(&self.stale));
                 kinds.sort_unstable();
                 kinds.dedup();
