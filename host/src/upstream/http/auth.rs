@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use tokio::sync::Notify;
 use ultra_store::Redactor;
 
@@ -51,7 +51,7 @@ impl Tokens {
     /// Adds the token to a request, if there is one. Returns it.
     pub(super) async fn add(&self, headers: &mut HeaderMap) -> Option<Secret> {
         let Auth { authorizer, server } = self.auth.as_ref()?;
-        let token = match authorizer.bearer(server).await {
+        let token = match Box::pin(authorizer.bearer(server)).await {
             Ok(token) => token?,
             Err(error) => {
                 tracing::warn!(upstream = server.name(), "no token: {}", crate::chain(&error));
@@ -75,7 +75,7 @@ impl Tokens {
         Some(token)
     }
 
-    /// Deals with a refusal. Returns whether the request is worth to be sent again.
+    /// Deals with a refusal by status 401 or 403. Returns whether the request is worth to be sent again.
     ///
     /// # Errors
     ///
@@ -88,9 +88,6 @@ impl Tokens {
     ) -> Result<bool, UpstreamError> {
         let status = response.status();
         let Some(Auth { authorizer, server }) = &self.auth else { return Ok(false) };
-        if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Ok(false);
-        }
         let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter();
         let www_authenticate =
             challenges.filter_map(|value| value.to_str().ok().map(str::to_owned)).collect();

@@ -53,7 +53,12 @@ impl Link {
                 Err(error) => return Err(self.lost(id, &crate::chain(&error))),
             };
             attempts += 1;
-            match self.tokens.refused(&self.upstream, &response, token.as_ref()).await {
+            let may_need_token =
+                matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            if !may_need_token {
+                break (response, had_session);
+            }
+            match Box::pin(self.tokens.refused(&self.upstream, &response, token.as_ref())).await {
                 Ok(true) if attempts < ATTEMPTS_MAX => {}
                 Ok(_) => break (response, had_session),
                 Err(error) => return Err(self.failed(id, |_| error)),
@@ -66,7 +71,8 @@ impl Link {
             StatusCode::OK => self.answered(response, id).await,
             StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(()),
             StatusCode::NOT_FOUND if had_session => Err(Heard::SessionGone(id)),
-            status => self.refused(response, status, had_session, id).await,
+            // Boxed, like all that is rare: what a request may become is moved with it.
+            status => Box::pin(self.refused(response, status, had_session, id)).await,
         }
     }
 
@@ -103,7 +109,8 @@ impl Link {
         };
         if is(b"text/event-stream") {
             let events = Events::of(response).map_err(|reason| self.lost(id, &reason))?;
-            return self.events(events, id).await.map_err(|reason| self.lost(id, &reason));
+            let events = Box::pin(self.events(events, id)).await;
+            return events.map_err(|reason| self.lost(id, &reason));
         }
         let is_json = is(b"application/json");
         let mut body = Body::of(response).map_err(|error| self.lost(id, &error.to_string()))?;
