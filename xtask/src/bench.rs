@@ -69,11 +69,21 @@ struct Route {
     beside: Option<Command>,
     /// Whether it tells how many commits there were.
     commits: bool,
+    /// Whether its client is of the modern era.
+    modern: bool,
 }
 
 impl Route {
     fn new(title: &'static str, command: Command) -> Self {
-        Self { title, tool: "fake__echo", command, url: None, beside: None, commits: false }
+        Self {
+            title,
+            tool: "fake__echo",
+            command,
+            url: None,
+            beside: None,
+            commits: false,
+            modern: false,
+        }
     }
 
     fn by_http(self, url: String) -> Self {
@@ -173,6 +183,9 @@ impl Bench {
                 if load.one_core {
                     args.push("--one-core".to_owned());
                 }
+                if route.modern {
+                    args.push("--modern".to_owned());
+                }
                 if route.commits {
                     args.extend(["--status".to_owned(), "ultra_status".to_owned()]);
                 }
@@ -245,6 +258,13 @@ impl Bench {
             direct,
             Route::new("Ultra, empty pipeline", self.ultra("empty", &empty)?),
             Route::new("Ultra, four components, memory", self.ultra("memory", &memory)?),
+            Route {
+                modern: true,
+                ..Route::new(
+                    "the same, a client of 2026-07-28 on the same server",
+                    self.ultra("modern", &memory)?,
+                )
+            },
             Route {
                 commits: true,
                 ..Route::new(

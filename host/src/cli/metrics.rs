@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ultra_store::{MetricFilter, MetricRow, MetricValue};
+use ultra_store::{MetricFilter, MetricRow, MetricValue, Status};
 
 use super::records::{Select, interrupted, none};
 use super::store::open_reader;
 use super::table::{Cell, Column, Paint, Table};
 use super::text::took;
+use super::traces::status;
 use super::{CliResult, Output};
 use crate::config::Config;
 
@@ -30,6 +31,9 @@ const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 pub(super) struct Args {
     #[command(flatten)]
     select: Select,
+    /// Only tools of which a call ended so
+    #[arg(long, value_parser = status())]
+    status: Option<Status>,
     /// Print the figures of every instrument as JSON: one array, or with --follow one per line
     #[arg(long)]
     json: bool,
@@ -53,7 +57,7 @@ pub(super) async fn run(args: &Args, config: &Config, out: &mut Output) -> CliRe
             store = open_reader(config)?;
         }
         let rows = match &store {
-            Some(store) => store.metric_rows(&filter)?,
+            Some(store) => ended(store.metric_rows(&filter)?, args.status),
             None => Vec::new(),
         };
         if !args.follow {
@@ -68,6 +72,23 @@ pub(super) async fn run(args: &Args, config: &Config, out: &mut Output) -> CliRe
             return Ok(());
         }
     }
+}
+
+/// Returns the rows of those tools of which a call ended like this.
+fn ended(mut rows: Vec<MetricRow>, status: Option<Status>) -> Vec<MetricRow> {
+    let Some(status) = status else { return rows };
+    let mut tools: BTreeMap<Tool, Figures> = BTreeMap::new();
+    for row in &rows {
+        tools.entry(Tool::of(row)).or_default().add(&row.instrument, &row.value);
+    }
+    rows.retain(|row| {
+        let figures = &tools[&Tool::of(row)];
+        match status {
+            Status::Error => figures.errors > 0,
+            Status::Success => figures.calls > figures.errors,
+        }
+    });
+    rows
 }
 
 fn once(rows: &[MetricRow], json: bool, is_store: bool, out: &mut Output) -> CliResult {
@@ -90,6 +111,17 @@ fn again(rows: &[MetricRow], json: bool, is_second: bool, out: &mut Output) -> C
         out.table(&table(rows))?;
     }
     Ok(out.flush()?)
+}
+
+/// What figures stand for: upstream, operation, name.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Tool(String, String, String);
+
+impl Tool {
+    fn of(row: &MetricRow) -> Self {
+        let or_dash = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
+        Self(or_dash(&row.upstream), row.operation.clone(), or_dash(&row.name))
+    }
 }
 
 /// What is known of the calls of one tool.
@@ -193,17 +225,12 @@ impl Histogram {
 }
 
 fn table(rows: &[MetricRow]) -> Table {
-    let mut tools: BTreeMap<(&str, &str, &str), Figures> = BTreeMap::new();
+    let mut tools: BTreeMap<Tool, Figures> = BTreeMap::new();
     let mut total = Figures::default();
     for row in
         rows.iter().filter(|row| [CALLS, ERRORS, DURATION].contains(&row.instrument.as_str()))
     {
-        let key = (
-            row.upstream.as_deref().unwrap_or("-"),
-            row.operation.as_str(),
-            row.name.as_deref().unwrap_or("-"),
-        );
-        tools.entry(key).or_default().add(&row.instrument, &row.value);
+        tools.entry(Tool::of(row)).or_default().add(&row.instrument, &row.value);
         total.add(&row.instrument, &row.value);
     }
     let mut table = Table::new(&[
@@ -221,7 +248,7 @@ fn table(rows: &[MetricRow]) -> Table {
     let line = |names: [&str; 3], figures: &Figures| {
         names.into_iter().map(Cell::new).chain(figures.cells()).collect::<Vec<_>>()
     };
-    for ((upstream, operation, name), figures) in &tools {
+    for (Tool(upstream, operation, name), figures) in &tools {
         table.rows.push(line([upstream, operation, name], figures));
     }
     if tools.len() > 1 {
@@ -274,6 +301,27 @@ mod tests {
         everything  tool_call  echo   1000      25  2.5 %  4.00 ms  1.00 ms  10.0 ms   100 ms
         total                         1005      25  2.5 %  4.00 ms  1.03 ms  10.0 ms  99.9 ms
         ");
+    }
+
+    #[test]
+    fn tools_are_chosen_by_how_their_calls_ended() {
+        let rows = vec![
+            metric(CALLS, "good", MetricValue::Counter(2)),
+            metric(CALLS, "mixed", MetricValue::Counter(3)),
+            metric(ERRORS, "mixed", MetricValue::Counter(1)),
+            metric(CALLS, "bad", MetricValue::Counter(4)),
+            metric(ERRORS, "bad", MetricValue::Counter(4)),
+        ];
+        let names = |status| {
+            let rows = ended(rows.clone(), status);
+            let mut names: Vec<_> = rows.into_iter().filter_map(|row| row.name).collect();
+            names.dedup();
+            names
+        };
+
+        assert_eq!(names(None), ["good", "mixed", "bad"]);
+        assert_eq!(names(Some(Status::Success)), ["good", "mixed"]);
+        assert_eq!(names(Some(Status::Error)), ["mixed", "bad"]);
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(super) struct Args {
     show: Show,
 }
 
-fn status() -> impl TypedValueParser<Value = Status> {
+pub(super) fn status() -> impl TypedValueParser<Value = Status> {
     PossibleValuesParser::new(["success", "error"]).map(|name| match name.as_str() {
         "success" => Status::Success,
         _ => Status::Error,

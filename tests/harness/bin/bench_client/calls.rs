@@ -11,6 +11,9 @@ use crate::{Calls, PATIENCE, Report, percentile};
 /// Requests and answers in flight must fit the two pipes, 64 KiB each, or both sides could wait to write.
 const IN_FLIGHT_BYTES_MAX: usize = 120 * 1024;
 
+/// What a request of 2026-07-28 says of its sender, as a member of its params.
+const META: &str = r#""_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{},"io.modelcontextprotocol/clientInfo":{"name":"bench","version":"1"}}"#;
+
 /// Ids that no call gets.
 const STATUS_BEFORE: usize = 1 << 40;
 const STATUS_AFTER: usize = STATUS_BEFORE + 1;
@@ -30,7 +33,7 @@ struct Callers {
 impl Callers {
     fn new(args: &Calls, tool: &str) -> Self {
         Self {
-            rest: call_after_id(tool, args.bytes),
+            rest: call_after_id(tool, args.bytes, args.modern),
             sent: vec![Instant::now(); args.callers],
             // 0 is the id of `initialize`; a multiple of the callers keeps `id % callers` the caller.
             next: args.callers,
@@ -112,8 +115,10 @@ pub(crate) fn run(args: &Calls) -> anyhow::Result<Report> {
     ensure!(args.callers > 0, "no callers");
     ensure!(args.callers * (args.bytes + 256) <= IN_FLIGHT_BYTES_MAX, "too many bytes in flight");
     let mut process = Process::start(&args.target)?;
-    process.initialize()?;
-    wait_for_tool(&mut process, &args.tool)?;
+    if !args.modern {
+        process.initialize()?;
+    }
+    wait_for_tool(&mut process, args)?;
 
     let mut callers = Callers::new(args, &args.tool);
     callers.run(&mut process, args.warm_up, PATIENCE)?;
@@ -168,12 +173,15 @@ pub(crate) fn report(
 }
 
 /// Waits until a tool is listed: a gateway may serve before its upstreams are up.
-fn wait_for_tool(process: &mut Process, tool: &str) -> anyhow::Result<()> {
+fn wait_for_tool(process: &mut Process, args: &Calls) -> anyhow::Result<()> {
+    let tool = &args.tool;
+    let params = if args.modern { format!(",\"params\":{{{META}}}") } else { String::new() };
     let wanted = format!("\"name\":\"{tool}\"");
     let deadline = Instant::now() + PATIENCE;
     for id in 1.. {
         process.write(
-            format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"tools/list\"}}\n").as_bytes(),
+            format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"tools/list\"{params}}}\n")
+                .as_bytes(),
         )?;
         let list = process.wait_for(id)?;
         if memchr::memmem::find(&list, wanted.as_bytes()).is_some() {
@@ -190,11 +198,12 @@ fn wait_for_tool(process: &mut Process, tool: &str) -> anyhow::Result<()> {
 }
 
 /// Returns a `tools/call` from behind its id to the end of the line.
-pub(crate) fn call_after_id(tool: &str, bytes: usize) -> Vec<u8> {
+pub(crate) fn call_after_id(tool: &str, bytes: usize, modern: bool) -> Vec<u8> {
+    let meta = if modern { format!(",{META}") } else { String::new() };
     let text = "The quick brown fox jumps over the lazy dog. ".repeat(bytes / 45 + 1);
     let text = &text[..bytes];
     format!(
-        ",\"method\":\"tools/call\",\"params\":{{\"name\":\"{tool}\",\"arguments\":{{\"text\":\"{text}\"}}}}}}\n"
+        ",\"method\":\"tools/call\",\"params\":{{\"name\":\"{tool}\",\"arguments\":{{\"text\":\"{text}\"}}{meta}}}}}\n"
     )
     .into_bytes()
 }

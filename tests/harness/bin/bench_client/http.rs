@@ -147,7 +147,7 @@ fn load(
     limit: Duration,
 ) -> anyhow::Result<Vec<Duration>> {
     let next = Arc::new(AtomicUsize::new(1));
-    let rest = calls::call_after_id(&args.tool, args.bytes);
+    let rest = calls::call_after_id(&args.tool, args.bytes, false);
     let deadline = Instant::now() + limit;
     std::thread::scope(|scope| {
         let callers: Vec<_> = (0..args.callers)

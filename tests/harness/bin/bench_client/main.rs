@@ -62,6 +62,9 @@ struct Calls {
     /// Call by HTTP at this URL; the command still is started, and is what is measured
     #[arg(long)]
     url: Option<String>,
+    /// Call as a client of 2026-07-28, without a handshake
+    #[arg(long)]
+    modern: bool,
     /// Keep everything on one core, so that no sleeping core has to be woken
     #[arg(long)]
     one_core: bool,
