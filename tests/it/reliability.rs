@@ -46,6 +46,17 @@ async fn eventually_async<T>(what: &str, mut done: impl AsyncFnMut() -> Option<T
 }
 
 #[tokio::test]
+async fn a_server_that_prints_its_usage_is_told_to_speak_mcp() {
+    let fake = Fake::new("shy").flag("--wants-stdio");
+
+    let ultra = Ultra::setup().upstream(&fake).connect(json!({})).await;
+
+    let echoed = ultra.call_tool("shy__echo", json!({"text": "hello"})).await;
+    assert!(echoed.raw.contains("hello"), "{}", echoed.raw);
+    assert!(ultra.stderr().contains("speaks MCP with `--stdio`"), "{}", ultra.stderr());
+}
+
+#[tokio::test]
 async fn a_killed_upstream_comes_back_within_the_session() {
     let ultra = Ultra::setup()
         .upstream(&Fake::new("fake"))

@@ -234,6 +234,7 @@ impl Upstream {
         meant: Option<u64>,
     ) {
         tracing::warn!(upstream = %self.name, %error, "upstream `{}` sent something that is no message", self.name);
+        self.spoke_text.store(true, Ordering::Relaxed);
         let id = mcp::recover_id(text).and_then(|id| std::str::from_utf8(&id).ok()?.parse().ok());
         if let Some(id) = id.or(meant) {
             let upstream = self.name.to_string();

@@ -8,9 +8,10 @@ mod keeper;
 mod listing;
 mod process;
 mod stdio;
+mod variants;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use ::http::HeaderName;
@@ -201,6 +202,10 @@ pub struct Upstream {
     state: watch::Sender<State>,
     listing: watch::Sender<Option<Arc<Listing>>>,
     stderr: Arc<StderrTail>,
+    /// It wrote something that is no message before it took calls.
+    spoke_text: AtomicBool,
+    /// The program with arguments that were found out; the configured one if it took calls with those.
+    variant: OnceLock<Program>,
     /// Lists the server announced a change of, and a bell for whoever looks.
     stale: Mutex<Vec<ListKind>>,
     went_stale: Notify,
@@ -247,6 +252,8 @@ impl Upstream {
             state: watch::Sender::new(State::Starting),
             listing: watch::Sender::new(remembered),
             stderr: Arc::new(StderrTail::new(surroundings.redactor.clone())),
+            spoke_text: AtomicBool::new(false),
+            variant: OnceLock::new(),
             stale: Mutex::default(),
             went_stale: Notify::new(),
             ending: surroundings.shutdown.child_token(),

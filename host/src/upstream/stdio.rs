@@ -1,6 +1,7 @@
 //! A server on stdio: its process, and what it says line by line.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -28,6 +29,9 @@ impl Upstream {
         listener: &Arc<dyn Listener>,
         permit: Permit<'_>,
     ) -> (String, bool) {
+        let configured = program;
+        let program = self.variant.get().unwrap_or(configured);
+        self.spoke_text.store(false, Ordering::Relaxed);
         let shutdown = self.ending.clone();
         let started = Process::start(program, &self.surroundings.guard, &self.stderr, &self.name);
         let (mut process, Pipes { stdin, stdout }) = match started {
@@ -63,7 +67,23 @@ impl Upstream {
         // Closing the outbox lets the writer drop the server's stdin.
         let _ = timeout(LAST_WORDS, writing).await;
         let ending = process.end().await;
-        (if reason == OUTPUT_ENDED { ending } else { reason }, was_ready)
+        let reason = if reason == OUTPUT_ENDED { ending } else { reason };
+        let printed_help = self.spoke_text.load(Ordering::Relaxed) && !was_ready;
+        if was_ready {
+            let _ = self.variant.set(program.clone());
+        } else if printed_help && self.variant.get().is_none() && !shutdown.is_cancelled() {
+            // Whatever comes of it, it is tried once.
+            let found = Box::pin(self.find_variant(configured)).await;
+            if let Some(found) = &found {
+                let args = found.args[configured.args.len()..].join(" ");
+                tracing::warn!(
+                    upstream = %self.name,
+                    "upstream `{}` speaks MCP with `{args}`: add that to its `args`", self.name
+                );
+            }
+            let _ = self.variant.set(found.unwrap_or_else(|| configured.clone()));
+        }
+        (reason, was_ready)
     }
 
     /// Reads what the server says until its output ends. Returns why it did.

@@ -87,6 +87,12 @@ struct Options {
     /// Exit after this many answered tool calls
     #[arg(long)]
     die_after: Option<u64>,
+    /// Speak MCP only with `--stdio`; else print how it is used
+    #[arg(long)]
+    wants_stdio: bool,
+    /// See `--wants-stdio`
+    #[arg(long)]
+    stdio: bool,
     /// Serve HTTP on this port instead of stdio
     #[arg(long)]
     http: Option<u16>,
@@ -119,6 +125,10 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if options.exit_at_start {
         writeln!(io::stderr(), "fake-upstream: told to exit at once")?;
         return Ok(ExitCode::from(7));
+    }
+    if options.wants_stdio && !options.stdio {
+        writeln!(io::stdout(), "Usage: fake-upstream --stdio\n\nOptions:\n  --stdio  Speak MCP")?;
+        return Ok(ExitCode::from(2));
     }
     thread::sleep(Duration::from_millis(options.start_delay_ms));
     flood_stderr(options.stderr_flood)?;
