@@ -117,6 +117,8 @@ struct Learned {
     tasks: HashMap<String, Arc<Upstream>>,
     /// `params` of the last `logging/setLevel`.
     log_level: Option<Bytes>,
+    /// The lowest level that requests of the modern era wanted, by upstream, as raw JSON.
+    log_levels: HashMap<Arc<str>, Bytes>,
     /// Subscribed URIs, as raw JSON strings, and who owns them.
     subscriptions: HashMap<Bytes, Arc<str>>,
 }
@@ -169,6 +171,13 @@ impl Aggregator {
         let is_kept =
             |upstream: &&Arc<Upstream>| !after.iter().any(|kept| Arc::ptr_eq(kept, upstream));
         let gone = before.iter().filter(is_kept).cloned().collect();
+        {
+            let is_there =
+                |owner: &Arc<Upstream>| after.iter().any(|kept| Arc::ptr_eq(kept, owner));
+            let mut learned = lock(&self.learned);
+            learned.resources.retain(|_, owner| is_there(owner));
+            learned.tasks.retain(|_, owner| is_there(owner));
+        }
         *lock(&self.upstreams) = after.into();
         self.listing_changed();
         (new, gone)
@@ -511,8 +520,20 @@ impl Aggregator {
     pub async fn list(&self, kind: ListKind) -> Bytes {
         self.first_listings().await;
         let list = self.catalog().list(kind).clone();
-        lock(&self.announced)[kind as usize] = Some(list.clone());
+        let known = &mut lock(&self.announced)[kind as usize];
+        // Of several clients that share this, one must not take a change for known by another.
+        if known.is_none() || self.surroundings.revision.era() == Era::Legacy {
+            *known = Some(list.clone());
+        }
         list
+    }
+
+    /// Takes the lists as known that no client has asked for yet: from now on changes are announced.
+    pub fn note_lists(&self) {
+        let catalog = self.catalog();
+        for (kind, known) in ListKind::ALL.into_iter().zip(lock(&self.announced).iter_mut()) {
+            known.get_or_insert_with(|| catalog.list(kind).clone());
+        }
     }
 
     /// Waits for the servers of which nothing is known yet, within limits. Returns whether there were
@@ -599,11 +620,17 @@ impl Aggregator {
 
     /// Has a server log from a level on, for a request of the modern era.
     fn log_from(&self, upstream: &Arc<Upstream>, connection: &Arc<Connection>, level: &Bytes) {
-        let params = Bytes::from([b"{\"level\":", &level[..], b"}"].concat());
-        let known = lock(&self.learned).log_level.replace(params.clone());
-        if known.as_ref() != Some(&params) {
-            self.tell_log_level(upstream, connection, &params);
+        {
+            let mut learned = lock(&self.learned);
+            let known = learned.log_levels.get(&upstream.name);
+            // Requests of others may want less; each gets what it wants of what comes.
+            if known.is_some_and(|known| bridge::rank(known) <= bridge::rank(level)) {
+                return;
+            }
+            learned.log_levels.insert(Arc::clone(&upstream.name), level.clone());
         }
+        let params = Bytes::from([b"{\"level\":", &level[..], b"}"].concat());
+        self.tell_log_level(upstream, connection, &params);
     }
 
     /// Returns what somebody wants to hear of from an upstream.
@@ -633,15 +660,14 @@ impl Aggregator {
 
     /// Notes what a client subscribed to or no longer is, so that it outlives the server.
     pub fn subscribed(&self, method: &str, params: &Bytes, upstream: &Arc<Upstream>) {
-        let Some(uri) = json::member(params, "uri").map(|range| &params[range]) else { return };
+        let uri = json::member(params, "uri").and_then(|range| json::string(&params[range]));
+        let Some(uri) = uri.map(|uri| Bytes::from(json::quote(&uri))) else { return };
         let mut learned = lock(&self.learned);
         match method {
             "resources/subscribe" if learned.subscriptions.len() < LEARNED_MAX => {
-                learned
-                    .subscriptions
-                    .insert(Bytes::copy_from_slice(uri), Arc::clone(&upstream.name));
+                learned.subscriptions.insert(uri, Arc::clone(&upstream.name));
             }
-            "resources/unsubscribe" => drop(learned.subscriptions.remove(uri)),
+            "resources/unsubscribe" => drop(learned.subscriptions.remove(&uri)),
             _ => {}
         }
     }

@@ -81,12 +81,14 @@ pub fn without_subscription(params: &Bytes) -> Bytes {
     }
 }
 
+/// Returns the weight of a level, a raw JSON string; none if there is no such level.
+pub(crate) fn rank(level: &[u8]) -> Option<usize> {
+    let level = json::string(level)?;
+    LEVELS.iter().position(|known| **known == *level)
+}
+
 /// Returns whether a request wants to hear of a log message.
 pub fn wants_log(open: &OpenRequest, message: &Message) -> bool {
-    let rank = |level: &[u8]| {
-        let level = json::string(level)?;
-        LEVELS.iter().position(|known| **known == *level)
-    };
     let wanted = open.meta().and_then(|meta| rank(meta.log_level.as_deref()?));
     let level = message.body_member("level").and_then(rank);
     wanted.is_some_and(|wanted| level.is_none_or(|level| level >= wanted))

@@ -4,7 +4,6 @@
 //! stays open upstream until the client makes the request again, with the answers.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +41,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         // Which cancels it upstream.
         self.answer.abort();
+        while let Ok(question) = self.questions.try_recv() {
+            question.connection.asked();
+        }
         for (_, question) in &self.asked {
             question.connection.asked();
         }
@@ -52,7 +54,6 @@ impl Drop for Running {
 #[derive(Debug, Default)]
 pub struct Parking {
     calls: Mutex<HashMap<u64, Running>>,
-    last: AtomicU64,
 }
 
 impl Parking {
@@ -105,6 +106,10 @@ pub(crate) fn resume(
     let session = open.session().ok_or(CallError::Cancelled)?;
     let mut running = lock(&session.parked.calls).remove(&number).ok_or_else(gone)?;
     running.began.continue_in(open);
+    if let Some((connection, id)) = running.began.went_to() {
+        let token = json::at_path(place.params, &["_meta", "progressToken"]);
+        connection.retoken(id, token.map(|range| place.params.slice(range)));
+    }
     let responses = json::member(place.params, "inputResponses");
     let responses = responses.map_or(&b"{}"[..], |range| &place.params[range]);
     running.asked.retain(|(key, question)| {
@@ -148,7 +153,8 @@ impl Running {
             .map(|(key, question)| input_request(key, &question.message))
             .collect();
         let parking = &session.parked;
-        let number = parking.last.fetch_add(1, Ordering::Relaxed) + 1;
+        // Of no use to guess: another session may have a call with the same params.
+        let number = rand::random();
         {
             let mut calls = lock(&parking.calls);
             if calls.len() >= PARKED_MAX {

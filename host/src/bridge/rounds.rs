@@ -36,6 +36,10 @@ pub(crate) async fn next_round(
         let request = &requests[range];
         let member = |key| json::member(request, key).map(|range| &request[range]);
         let method = member("method").and_then(json::string).unwrap_or_default();
+        if !matches!(&*method, "elicitation/create" | "sampling/createMessage" | "roots/list") {
+            let reason = format!("it wants the client to answer `{method}`");
+            return Err(UpstreamError::Invalid { upstream: upstream.to_owned(), reason }.into());
+        }
         let result = open.ask(&method, member("params").unwrap_or(b"")).await?;
         if responses.len() > 1 {
             responses.push(b',');

@@ -26,6 +26,9 @@ use crate::upstream::{Auth, Definition, Endpoint, Guard, Program, Remote};
 use crate::wasm::{CachePlace, Outlets, Runtime, SpanSink};
 use crate::{audit, log};
 
+/// A shorter secret can be guessed, and an empty one is a variable that is not set.
+const HTTP_TOKEN_BYTES_MIN: usize = 16;
+
 /// The config file is looked at this often.
 const CONFIG_PERIOD: Duration = Duration::from_secs(1);
 
@@ -75,7 +78,8 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     let redactor = Redactor::new(config.secrets());
     let store = open_store(&config, &redactor)?;
     let shutdown = CancellationToken::new();
-    end_at_signals(&shutdown)?;
+    let stopping = CancellationToken::new();
+    end_at_signals(&stopping)?;
     let facts = telemetry::Facts { transport: "stdio", redactor: redactor.clone() };
     let exporter = Exporter::start(&config.observability, facts).map(Arc::new);
     let (pipeline, loading) = watch::channel(None);
@@ -113,6 +117,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         guard: Arc::new(Guard::new(std::env::current_exe()?)),
         store: Arc::clone(&store),
         redactor,
+        stopping,
         shutdown: shutdown.clone(),
         call_timeout: config.server.call_timeout,
         rush: Arc::default(),
@@ -156,7 +161,13 @@ async fn listen(
     address: SocketAddr,
     config: &Config,
 ) -> Result<(TcpListener, http::Guard), CliError> {
-    let secret = config.server.http_token.as_deref().map(http::Secret::new);
+    let token = config.server.http_token.as_deref();
+    if token.is_some_and(|token| token.trim().len() < HTTP_TOKEN_BYTES_MIN) {
+        let message =
+            format!("`server.http_token` has less than {HTTP_TOKEN_BYTES_MIN} characters");
+        return Err(CliError::user(message).hint("such as the output of `openssl rand -hex 32`"));
+    }
+    let secret = token.map(http::Secret::new);
     let guard = http::Guard::new(address, config.server.http_hosts.clone(), secret);
     if !guard.is_safe() {
         let message = format!("{address} can be reached from other machines, by anybody");
@@ -240,14 +251,14 @@ fn cache_place(config: &Config, environment: &Environment) -> Option<CachePlace>
 }
 
 /// Ends the gateway at SIGTERM and SIGINT.
-fn end_at_signals(shutdown: &CancellationToken) -> Result<(), CliError> {
+fn end_at_signals(stopping: &CancellationToken) -> Result<(), CliError> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
         let mut received = signal(kind)?;
-        let shutdown = shutdown.clone();
+        let stopping = stopping.clone();
         tokio::spawn(async move {
             received.recv().await;
             tracing::info!("told to terminate");
-            shutdown.cancel();
+            stopping.cancel();
         });
     }
     Ok(())

@@ -56,7 +56,10 @@ impl ReplyTo {
     pub(super) fn message(&self, line: &[Bytes]) -> Result<(), NotQueued> {
         match self {
             Self::Channel(channel) => channel.send(line),
-            Self::Batch(batch) => batch.channel.send(line),
+            Self::Batch(batch) => match &batch.to {
+                ReplyToAll::Channel => batch.channel.send(line),
+                ReplyToAll::Stream(stream) => stream.push(line),
+            },
             Self::Stream(stream) => stream.push(line),
         }
     }

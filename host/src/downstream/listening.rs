@@ -35,6 +35,7 @@ impl Session {
     /// Begins to tell a client what it wants to hear. Says first what that will be.
     pub(super) fn listen(self: &Arc<Self>, message: &Message, id: &Bytes, open: &Arc<OpenRequest>) {
         let Some(aggregator) = self.aggregator() else { return };
+        aggregator.note_lists();
         let filter = message.body_member("notifications").unwrap_or(b"{}");
         let wants = |key| json::member(filter, key).is_some_and(|range| &filter[range] == b"true");
         let wanted: Vec<_> = LISTS.into_iter().filter(|(key, _)| wants(key)).collect();
@@ -42,7 +43,7 @@ impl Session {
             json::member(filter, "resourceSubscriptions").map_or(&b""[..], |range| &filter[range]);
         let resources: Vec<_> = json::elements(uris)
             .take(RESOURCES_MAX)
-            .map(|range| Bytes::copy_from_slice(&uris[range]))
+            .filter_map(|range| normal(&uris[range]))
             .filter(|uri| aggregator.watch(uri, true))
             .collect();
 
@@ -108,13 +109,18 @@ impl Session {
 
     /// Tells those who want to hear it that a resource is another one.
     pub(super) fn tell_of_update(&self, message: &Message) {
-        let Some(uri) = message.body_member("uri") else { return };
+        let Some(uri) = message.body_member("uri").and_then(normal) else { return };
         for listening in lock(&self.listening).iter() {
-            if listening.resources.iter().any(|wanted| wanted == uri) {
+            if listening.resources.contains(&uri) {
                 listening.tell("notifications/resources/updated", &message.body());
             }
         }
     }
+}
+
+/// Returns a raw JSON string in the one spelling that can be compared.
+fn normal(raw: &[u8]) -> Option<Bytes> {
+    Some(json::quote(&json::string(raw)?).into())
 }
 
 impl Listening {

@@ -15,7 +15,8 @@ use super::{OpenRequest, Session, Setup, reply};
 use crate::aggregator::Target;
 use crate::lock;
 use crate::mcp::modern::RequestMeta;
-use crate::mcp::{self, Message, Revision};
+use crate::mcp::{self, Era, Message, Revision};
+use crate::pipeline::CallError;
 
 /// So many different senders may have upstreams at a time.
 const SENDERS_MAX: usize = 256;
@@ -64,10 +65,10 @@ impl Senders {
             Ok(meta) if meta.version != Revision::V2026_07_28.as_str() => {
                 reply::unsupported_version(&meta.version)
             }
-            Ok(meta) => {
-                let session = self.session(principal, &meta);
-                return session.modern_request(message, meta, reply_to);
-            }
+            Ok(meta) => match self.session(principal, &meta) {
+                Some(session) => return session.modern_request(message, meta, reply_to),
+                None => reply::call_error(&CallError::Busy { limit: SENDERS_MAX }, Era::Modern),
+            },
         };
         let _ = reply_to.answer(&[mcp::error_line(Some(&id), &refusal).into()]);
         None
@@ -85,7 +86,8 @@ impl Senders {
         }
         let session = self.session(principal, meta);
         let target = session
-            .aggregator()
+            .as_ref()
+            .and_then(|session| session.aggregator())
             .and_then(|aggregator| aggregator.resolve("tools/call", &message.body()).ok());
         match target {
             Some(Target::Upstream { upstream, name: Some(tool), .. }) => {
@@ -104,7 +106,8 @@ impl Senders {
         }
     }
 
-    fn session(&self, principal: Option<&Arc<str>>, meta: &RequestMeta) -> Arc<Session> {
+    /// Returns the session of a sender; none if there are too many and all are busy.
+    fn session(&self, principal: Option<&Arc<str>>, meta: &RequestMeta) -> Option<Arc<Session>> {
         let sender = Sender {
             principal: principal.cloned(),
             capabilities: meta.capabilities.clone(),
@@ -112,22 +115,22 @@ impl Senders {
         };
         let now = Instant::now();
         let mut sessions = lock(&self.sessions);
-        if let Some(known) = sessions.get_mut(&sender) {
+        if let Some(known) = sessions.get_mut(&sender)
+            && !known.shutdown.is_cancelled()
+        {
             known.used = now;
-            return Arc::clone(&known.session);
+            return Some(Arc::clone(&known.session));
         }
         if sessions.len() >= SENDERS_MAX {
             let idle = sessions.iter().filter(|(_, known)| !known.session.is_busy());
             let oldest = idle.min_by_key(|(_, known)| known.used).map(|(sender, _)| sender.clone());
-            if let Some(known) = oldest.and_then(|oldest| sessions.remove(&oldest)) {
-                known.end();
-            }
+            sessions.remove(&oldest?)?.end();
         }
         let shutdown = self.setup.shutdown.child_token();
         let setup = Setup { shutdown: shutdown.clone(), ..self.setup.clone() };
         let session = Session::modern(setup, self.channel.clone(), meta);
         sessions.insert(sender, Known { session: Arc::clone(&session), shutdown, used: now });
-        session
+        Some(session)
     }
 
     /// Ends the upstreams of senders that have been silent for long.

@@ -78,7 +78,7 @@ impl OpenRequest {
     }
 
     /// Returns where it went.
-    pub(super) fn went_to(&self) -> Option<(Arc<Connection>, u64)> {
+    pub(crate) fn went_to(&self) -> Option<(Arc<Connection>, u64)> {
         lock(&self.sent).clone()
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use ultra_store::{Redactor, Store};
@@ -28,7 +29,8 @@ use crate::pipeline::{CallError, Caller, Exchange, Operation, Outcome, SpanConte
 use crate::rush::Rush;
 use crate::telemetry::{self, Exporter};
 use crate::upstream::{
-    Connection, Definition, Guard, ListKind, Listener, Origin, Surroundings, Upstream, unix_ns,
+    Belongs, Connection, Definition, Guard, ListKind, Listener, Origin, Surroundings, Upstream,
+    unix_ns,
 };
 use crate::wire::{NotQueued, Outbox};
 
@@ -37,6 +39,9 @@ const OPEN_MAX: usize = 1024;
 
 /// And upstreams may have asked it this many things at once.
 const ASKED_MAX: usize = 1024;
+
+/// A person may take this long to answer what one of their requests needs to know.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Changes of lists within this time are announced once.
 const ANNOUNCE_DEBOUNCE: Duration = Duration::from_millis(100);
@@ -63,6 +68,8 @@ pub struct Setup {
     pub store: Arc<dyn Store>,
     /// Takes secrets out of what is shown.
     pub redactor: Redactor,
+    /// No more is taken from clients; what is open may finish.
+    pub stopping: CancellationToken,
     /// Ends the session.
     pub shutdown: CancellationToken,
     /// A call without progress is given up after this long.
@@ -132,6 +139,23 @@ enum Asker {
     },
     /// A request of the client's own that cannot go on without.
     Request(oneshot::Sender<Result<Bytes, CallError>>),
+}
+
+/// Withdraws what the client was asked when nobody waits for the answer any more.
+struct Asking<'a> {
+    session: &'a Session,
+    id: u64,
+    reply_to: &'a ReplyTo,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if lock(&self.session.asked).remove(&self.id).is_some() {
+            let params = format!(r#"{{"requestId":{}}}"#, self.id);
+            let line = mcp::notification_line("notifications/cancelled", params.as_bytes());
+            self.session.send_by(Some(self.reply_to), &[line.into()]);
+        }
+    }
 }
 
 impl Asked {
@@ -663,9 +687,16 @@ impl Session {
         let Some(id) = self.remember(Asker::Request(answer), Some(reply_to.clone())) else {
             return Err(CallError::Busy { limit: ASKED_MAX });
         };
-        let number = number(&id).unwrap_or_default();
-        self.send_by(Some(reply_to), &[mcp::request_line(number, method, params).into()]);
-        answered.await.unwrap_or(Err(CallError::Cancelled))
+        let id = number(&id).unwrap_or_default();
+        let _asking = Asking { session: self, id, reply_to };
+        self.send_by(Some(reply_to), &[mcp::request_line(id, method, params).into()]);
+        tokio::select! {
+            answered = timeout(ANSWER_TIMEOUT, answered) => match answered {
+                Ok(answer) => answer.unwrap_or(Err(CallError::Cancelled)),
+                Err(_) => Err(CallError::Refused { error: "it took too long".to_owned() }),
+            },
+            () = self.setup.shutdown.cancelled() => Err(CallError::Cancelled),
+        }
     }
 
     /// Returns the id under which the client is asked; none if it is asked too much already.
@@ -736,7 +767,7 @@ impl Session {
             }
             "notifications/resources/updated" => {
                 let params = bridge::without_subscription(&message.body());
-                self.send(&message.with(None, Some(&params)));
+                self.send(&message.with(None, (!params.is_empty()).then_some(&params)));
             }
             "notifications/message" if self.era() == Era::Modern => {
                 if let Some(open) = origin.filter(|open| bridge::wants_log(open, message)) {
@@ -819,7 +850,7 @@ impl Session {
     pub async fn end(&self, grace: Duration) {
         self.end_listening();
         self.calls.close();
-        let _ = tokio::time::timeout(grace, self.calls.wait()).await;
+        let _ = timeout(grace, self.calls.wait()).await;
         self.setup.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -839,22 +870,32 @@ impl Listener for Session {
         upstream: &Arc<Upstream>,
         connection: &Arc<Connection>,
         message: Message,
-        origin: Option<Origin>,
+        belongs: Belongs,
     ) {
+        // On stdio nothing says what a message belongs to. Of a single client it is most likely its
+        // last call; where several may share the upstream, only one that is alone can be meant.
+        let guess = || match (&self.channel, self.era()) {
+            (Channel::Nowhere, _) => connection.only_origin(),
+            (Channel::Lines(_) | Channel::Events(_), _) => connection.origin(None),
+        };
         match message.kind() {
             Kind::Request if message.method() == "ping" => {
                 connection
                     .send(&[mcp::result_line(&message.id().unwrap_or_default(), b"{}").into()]);
             }
             Kind::Request => {
-                // On stdio nothing says what it belongs to; most often there is but one call.
-                let origin = origin.or_else(|| connection.origin(None)).and_then(request_of);
+                let origin = match belongs {
+                    Belongs::To(origin) => Some(origin),
+                    Belongs::Unknown | Belongs::Ours => guess(),
+                };
+                let origin = origin.and_then(request_of);
                 self.ask(connection, message, origin.as_deref());
             }
             Kind::Notification => {
-                let origin = match self.era() {
-                    Era::Modern => origin.or_else(|| connection.origin(None)),
-                    Era::Legacy => origin,
+                let origin = match belongs {
+                    Belongs::To(origin) => Some(origin),
+                    Belongs::Unknown if self.era() == Era::Modern => guess(),
+                    Belongs::Unknown | Belongs::Ours => None,
                 };
                 let origin = origin.and_then(request_of);
                 self.upstream_notification(upstream, connection, &message, origin.as_deref());
@@ -946,7 +987,9 @@ fn list_changed(kinds: &[ListKind]) -> Vec<&'static str> {
 }
 
 fn send_if_ready(upstream: &Arc<Upstream>, message: &Message) {
-    if let crate::upstream::State::Ready(connection) = upstream.state() {
+    if let crate::upstream::State::Ready(connection) = upstream.state()
+        && connection.era() == Era::Legacy
+    {
         connection.send(&message.with(None, None));
     }
 }

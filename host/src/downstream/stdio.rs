@@ -36,7 +36,7 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
     let mut lines = LineReader::new(input()?);
     let output = output()?;
     let outbox = Arc::new(Outbox::default());
-    let shutdown = setup.shutdown.clone();
+    let (shutdown, stopping) = (setup.shutdown.clone(), setup.stopping.clone());
     let writing = tokio::spawn({
         let (outbox, shutdown) = (Arc::clone(&outbox), shutdown.clone());
         async move {
@@ -52,7 +52,12 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         async move { rush.stay_awake().await }
     });
     let client = Client::new(setup, Channel::Lines(Arc::clone(&outbox)));
-    let cancelled = shutdown.cancelled();
+    let cancelled = async {
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = shutdown.cancelled() => {}
+        }
+    };
     tokio::pin!(cancelled);
     let grace = loop {
         let line = tokio::select! {

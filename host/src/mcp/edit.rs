@@ -10,7 +10,7 @@ pub fn set(object: &[u8], members: &[(&str, &[u8])]) -> Vec<u8> {
     for &(key, value) in members {
         push(&mut out, key.as_bytes(), value);
     }
-    let is_set = |key: &[u8]| members.iter().any(|(set, _)| set.as_bytes() == key);
+    let is_set = |key: &[u8]| members.iter().any(|(set, _)| is_named(key, set));
     for (key, value) in json::members(object).filter(|(key, _)| !is_set(key)) {
         push(&mut out, key, &object[value]);
     }
@@ -38,12 +38,20 @@ pub fn put_first(object: &[u8], members: &[(&str, &[u8])]) -> Vec<u8> {
 pub fn remove(object: &[u8], keys: &[&str]) -> Vec<u8> {
     let mut out = Vec::with_capacity(object.len());
     out.push(b'{');
-    let is_removed = |key: &[u8]| keys.iter().any(|removed| removed.as_bytes() == key);
+    let is_removed = |key: &[u8]| keys.iter().any(|removed| is_named(key, removed));
     for (key, value) in json::members(object).filter(|(key, _)| !is_removed(key)) {
         push(&mut out, key, &object[value]);
     }
     out.push(b'}');
     out
+}
+
+/// Returns whether a key, as it stands between its quotes, is this name.
+fn is_named(key: &[u8], name: &str) -> bool {
+    match memchr::memchr(b'\\', key) {
+        None => key == name.as_bytes(),
+        Some(_) => json::string(&[b"\"", key, b"\""].concat()).is_some_and(|key| key == name),
+    }
 }
 
 /// `key` is as it stands between its quotes.
@@ -78,5 +86,6 @@ mod tests {
         let object = br#"{"a":1,"b\u00e9":{"a" : 2},"c":null}"#;
         assert_eq!(text(remove(object, &["a", "c"])), r#"{"b\u00e9":{"a" : 2}}"#);
         assert_eq!(text(remove(b"{}", &["a"])), "{}");
+        assert_eq!(text(remove(br#"{"a\/b":1,"c":2}"#, &["a/b"])), r#"{"c":2}"#);
     }
 }

@@ -30,6 +30,9 @@ pub struct Parser {
     /// The line before ended with a carriage return: a line feed belongs to it.
     after_return: bool,
     event: Event,
+    /// The `data` lines of the event so far.
+    data: Vec<Bytes>,
+    data_bytes: usize,
     limit: usize,
 }
 
@@ -41,6 +44,8 @@ impl Parser {
             searched: 0,
             after_return: false,
             event: Event::default(),
+            data: Vec::new(),
+            data_bytes: 0,
             limit,
         }
     }
@@ -54,14 +59,20 @@ impl Parser {
     pub fn next_event(&mut self) -> Result<Option<Event>, TooLong> {
         while let Some(line) = self.line() {
             if line.is_empty() {
-                let event = std::mem::take(&mut self.event);
+                let mut event = std::mem::take(&mut self.event);
+                event.data = match &mut self.data[..] {
+                    [only] => std::mem::take(only),
+                    lines => lines.join(&b"\n"[..]).into(),
+                };
+                self.data.clear();
+                self.data_bytes = 0;
                 if event != Event::default() {
                     return Ok(Some(event));
                 }
                 continue;
             }
             self.field(&line);
-            if self.event.data.len() > self.limit {
+            if self.data_bytes > self.limit {
                 return Err(TooLong);
             }
         }
@@ -94,8 +105,10 @@ impl Parser {
             line.slice(start + usize::from(line.get(start) == Some(&b' '))..)
         });
         match name.strip_prefix(b"\xef\xbb\xbf").unwrap_or(name) {
-            b"data" if self.event.data.is_empty() => self.event.data = value,
-            b"data" => self.event.data = [&self.event.data[..], b"\n", &value[..]].concat().into(),
+            b"data" => {
+                self.data_bytes += value.len() + 1;
+                self.data.push(value);
+            }
             b"id" if !value.contains(&0) => self.event.id = Some(value),
             b"event" => self.event.name = Some(value),
             b"retry" => {

@@ -209,6 +209,21 @@ impl Connection {
         }
     }
 
+    /// From now on, the caller knows a call's progress by another token.
+    pub fn retoken(&self, id: u64, token: Option<Bytes>) {
+        if let Some(call) = self.lock().calls.get_mut(&id) {
+            call.progress_token = token;
+        }
+    }
+
+    /// Returns whoever made the one open call that somebody made; none if there are several.
+    pub fn only_origin(&self) -> Option<Origin> {
+        let open = self.lock();
+        let mut origins = open.calls.values().filter_map(|call| call.origin.as_ref());
+        let first = origins.next()?;
+        origins.next().is_none().then(|| Arc::clone(first))
+    }
+
     /// Ends a call that gets no answer.
     pub fn fail(&self, id: u64, error: UpstreamError) {
         let call = self.lock().calls.remove(&id);

@@ -141,6 +141,9 @@ impl Upstream {
             json::member(&result, "supportedVersions").map_or(&b""[..], |range| &result[range]);
         let ours = json::quote(revision.as_str());
         if !json::elements(versions).any(|range| &versions[range] == ours.as_bytes()) {
+            if let Some(link) = link {
+                link.forget();
+            }
             return Err(self.invalid(format!("it speaks {}", String::from_utf8_lossy(versions))));
         }
         connection.negotiated(revision);

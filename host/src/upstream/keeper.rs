@@ -11,7 +11,7 @@ use ultra_store::UpstreamStatus;
 
 use super::http::{Heard, Link, Mirror};
 use super::{
-    Connection, Endpoint, ListKind, Listener, Listing, Patience, Remote, Sender, State,
+    Belongs, Connection, Endpoint, ListKind, Listener, Listing, Patience, Remote, Sender, State,
     Surroundings, Upstream, UpstreamError, listing, unix_ns,
 };
 use crate::audit::{self, Event};
@@ -217,8 +217,12 @@ impl Upstream {
         listener: &Arc<dyn Listener>,
     ) {
         if message.kind() != Kind::Response {
-            let origin = related.and_then(|id| connection.origin(Some(id)));
-            listener.message(self, connection, message, origin);
+            let belongs = match related.map(|id| connection.origin(Some(id))) {
+                None => Belongs::Unknown,
+                Some(None) => Belongs::Ours,
+                Some(Some(origin)) => Belongs::To(origin),
+            };
+            listener.message(self, connection, message, belongs);
         } else if !connection.answer(message) {
             tracing::debug!(upstream = %self.name, "an answer that nobody waits for");
         }
@@ -323,6 +327,7 @@ impl Upstream {
         let mut subscriptions = self.subscriptions.subscribe();
         let mut failures = 0;
         loop {
+            let began = Instant::now();
             let uris = subscriptions.borrow_and_update().clone();
             let mut params = br#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":"#.to_vec();
             listing::push_array(&mut params, uris.iter());
@@ -336,11 +341,18 @@ impl Upstream {
             match ended {
                 // It has nothing to tell.
                 Ok(answer) if answer.is_error() => return std::future::pending().await,
-                Err(UpstreamError::Http { .. }) => return std::future::pending().await,
+                Err(UpstreamError::Http { status: 404 | 405, .. }) => {
+                    return std::future::pending().await;
+                }
                 Ok(_) | Err(_) => {}
+            }
+            if began.elapsed() >= STABLE_AFTER {
+                failures = 0;
             }
             sleep(back_off(failures)).await;
             failures += 1;
+            // What has changed meanwhile nobody has told.
+            self.stale(&ListKind::ALL);
         }
     }
 

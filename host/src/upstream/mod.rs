@@ -104,18 +104,29 @@ pub enum UpstreamError {
     },
 }
 
+/// What a message of an upstream belongs to.
+#[derive(Debug)]
+pub enum Belongs {
+    /// Nobody said.
+    Unknown,
+    /// To a request of our own.
+    Ours,
+    /// To a call.
+    To(Origin),
+}
+
 /// What an upstream tells whoever uses it.
 pub trait Listener: Send + Sync {
     /// Returns where its messages end up, if that is one place. It is not read while that is full.
     fn outbox(&self) -> Option<&Outbox>;
 
-    /// Takes a request or a notification, and whoever made the call it belongs to, if that is known.
+    /// Takes a request or a notification.
     fn message(
         &self,
         upstream: &Arc<Upstream>,
         connection: &Arc<Connection>,
         message: Message,
-        origin: Option<Origin>,
+        belongs: Belongs,
     );
 
     /// Learns that a server has just begun to take calls.
@@ -240,6 +251,11 @@ impl Upstream {
                 None
             }
         };
+        // Calls come before the first list does.
+        let mut tools = remembered
+            .as_ref()
+            .map_or_else(Vec::new, |listing| listing.items(ListKind::Tools).to_vec());
+        let mirror = Mirror::of(&name, &mut tools, false);
         Self {
             name,
             transport: match &definition.endpoint {
@@ -259,7 +275,7 @@ impl Upstream {
             ending: surroundings.shutdown.child_token(),
             is_replaced: AtomicBool::new(false),
             signed_in: Arc::default(),
-            mirror: Arc::default(),
+            mirror: Arc::new(Mutex::new(Arc::new(mirror))),
             subscriptions: watch::Sender::new(Vec::new()),
             surroundings,
         }

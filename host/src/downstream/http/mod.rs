@@ -87,7 +87,7 @@ impl Routes {
 pub async fn serve(listener: TcpListener, setup: Setup, guard: Guard) -> io::Result<()> {
     let address = listener.local_addr()?;
     tracing::info!(%address, "listening on http://{address}/mcp");
-    let shutdown = setup.shutdown.clone();
+    let (shutdown, stopping) = (setup.shutdown.clone(), setup.stopping.clone());
     let routes = Arc::new(Routes::new(setup, guard));
     let connections = TaskTracker::new();
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -99,6 +99,7 @@ pub async fn serve(listener: TcpListener, setup: Setup, guard: Guard) -> io::Res
                 routes.all().iter().for_each(|endpoint| endpoint.end_idle());
                 continue;
             }
+            () = stopping.cancelled() => break,
             () = shutdown.cancelled() => break,
         };
         let (stream, peer) = match accepted {
@@ -124,6 +125,7 @@ pub async fn serve(listener: TcpListener, setup: Setup, guard: Guard) -> io::Res
     for endpoint in routes.all() {
         endpoint.end(DRAIN).await;
     }
+    shutdown.cancel();
     connections.close();
     let _ = timeout(CLOSE, connections.wait()).await;
     Ok(())

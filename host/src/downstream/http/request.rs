@@ -82,7 +82,10 @@ async fn post(endpoint: &Endpoint, request: Request<Incoming>) -> Answered {
         let value = head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         value.is_some_and(|value| kinds.iter().any(|kind| value.contains(kind)))
     };
-    if !has(CONTENT_TYPE, &["application/json"]) {
+    let kind = head.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let essence = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    // Not just anything with these words in it: a page may send other types without asking.
+    if !essence.trim().eq_ignore_ascii_case("application/json") {
         let reason = "the `Content-Type` must be `application/json`";
         return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
     }
@@ -228,7 +231,7 @@ async fn legacy(
     }
     let stream = session.stream();
     session.session.message(message, ReplyTo::Stream(Arc::clone(&stream)));
-    Ok(streamed(stream).await)
+    Ok(streamed(&session, stream).await)
 }
 
 async fn batch(endpoint: &Endpoint, headers: &HeaderMap, text: &Bytes) -> Answered {
@@ -239,18 +242,22 @@ async fn batch(endpoint: &Endpoint, headers: &HeaderMap, text: &Bytes) -> Answer
         Message::parse(text.slice(range)).map_or(true, |message| message.kind() == Kind::Request)
     });
     session.session.unreadable(&MessageError::Batch, text, &reply_to);
-    match has_requests {
-        true => Ok(streamed(stream).await),
+    // What is wrong with the batch itself is said at once.
+    match has_requests || !stream.is_empty() {
+        true => Ok(streamed(&session, stream).await),
         false => Ok(answer::empty(StatusCode::ACCEPTED)),
     }
 }
 
 /// Returns the answer as it is, or as the last of several events if something comes before it.
-async fn streamed(stream: Arc<Stream>) -> Response<Body> {
+async fn streamed(session: &HttpSession, stream: Arc<Stream>) -> Response<Body> {
     let mut reader = stream.read(None);
     let priming = stream.priming(&reader);
     match stream.next(&mut reader).await {
-        Next::Event(line, true) => answer::json(StatusCode::OK, line),
+        Next::Event(line, true) => {
+            session.forget(&stream);
+            answer::json(StatusCode::OK, line)
+        }
         Next::Event(line, false) => {
             let event = stream.event(&reader, &line);
             let first: Vec<_> = priming.into_iter().chain(event).collect();
@@ -275,8 +282,9 @@ fn get(endpoint: &Endpoint, headers: &HeaderMap) -> Answered {
     let (stream, after) = match last.map(|id| session.resume(id)) {
         Some(Some((stream, after))) => (stream, after),
         Some(None) => {
+            // Not 404: the session is there.
             let reason = "this `Last-Event-ID` is not known any more";
-            return Err(refused(StatusCode::NOT_FOUND, reason));
+            return Err(refused(StatusCode::BAD_REQUEST, reason));
         }
         None => (Arc::clone(&session.unasked), None),
     };

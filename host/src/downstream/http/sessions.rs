@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Stream;
+use super::stream::Seen;
 use crate::downstream::channel::Channel;
 use crate::downstream::{Session, Setup};
 use crate::lock;
@@ -59,9 +60,9 @@ impl Sessions {
     pub(super) fn open(&self) -> Arc<HttpSession> {
         let shutdown = self.setup.shutdown.child_token();
         let setup = Setup { shutdown: shutdown.clone(), ..self.setup.clone() };
-        let unasked = Arc::new(Stream::new(Some("0".to_owned())));
+        let unasked = Arc::new(Stream::optional("0".to_owned()));
         let session = Session::new(setup, Channel::Events(Arc::clone(&unasked)));
-        let id = format!("{:032x}", rand::random::<u128>());
+        let id = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
         let state = State {
             used: Instant::now(),
             requests: 0,
@@ -148,10 +149,15 @@ impl HttpSession {
         stream
     }
 
+    /// Forgets the stream of a request that was answered at once.
+    pub(super) fn forget(&self, stream: &Arc<Stream>) {
+        lock(&self.state).streams.retain(|(_, known)| !Arc::ptr_eq(known, stream));
+    }
+
     /// Returns the stream an event came by, and the event's number.
-    pub(super) fn resume(&self, event_id: &str) -> Option<(Arc<Stream>, Option<u64>)> {
+    pub(super) fn resume(&self, event_id: &str) -> Option<(Arc<Stream>, Option<Seen>)> {
         let (name, number) = event_id.split_once('-')?;
-        let number = number.parse().ok();
+        let number = Some(Seen::parse(number)?);
         if name == "0" {
             return Some((Arc::clone(&self.unasked), number));
         }
@@ -168,7 +174,7 @@ impl HttpSession {
 
     fn is_idle(&self) -> bool {
         let state = lock(&self.state);
-        let limit = if state.requests <= 1 { UNUSED_TIMEOUT } else { IDLE_TIMEOUT };
+        let limit = if state.requests == 0 { UNUSED_TIMEOUT } else { IDLE_TIMEOUT };
         state.listeners == 0 && state.used.elapsed() > limit && !self.session.is_busy()
             || self.shutdown.is_cancelled()
     }

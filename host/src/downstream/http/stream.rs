@@ -14,6 +14,9 @@ use crate::wire::{LINE_BYTES_MAX, NotQueued};
 /// So much may wait for a client that does not read. One message always fits.
 const WAITING_BYTES_MAX: usize = LINE_BYTES_MAX;
 
+/// The second half of the id of the event that says nothing but that the stream is open.
+const START: &str = "start";
+
 /// So much is kept for a client that comes back.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 const KEPT_MAX: usize = 1000;
@@ -23,6 +26,8 @@ const KEPT_MAX: usize = 1000;
 pub struct Stream {
     /// The first half of its events' ids; none if a stream that breaks off cannot be resumed.
     name: Option<String>,
+    /// Nobody needs to read it.
+    is_optional: bool,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -33,6 +38,8 @@ struct State {
     /// Number of the first event.
     first: u64,
     bytes: usize,
+    /// Of those that nobody has read.
+    unread_bytes: usize,
     ended: bool,
     /// Counts who reads: a new reader replaces the one before.
     readers: u64,
@@ -52,6 +59,25 @@ pub(super) struct Reader {
     next: u64,
 }
 
+/// What a client has seen that comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// That the stream was opened.
+    Nothing,
+    /// The event with this number.
+    Event(u64),
+}
+
+impl Seen {
+    /// Reads the second half of an event's id.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        match text {
+            START => Some(Self::Nothing),
+            number => number.parse().ok().map(Self::Event),
+        }
+    }
+}
+
 /// What a reader finds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -64,7 +90,12 @@ pub(super) enum Next {
 impl Stream {
     /// Returns a stream; one with a name can be resumed.
     pub(super) fn new(name: Option<String>) -> Self {
-        Self { name, state: Mutex::default(), changed: Notify::new() }
+        Self { name, is_optional: false, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Returns a stream that a client may listen to. Until it does, little is kept for it.
+    pub(super) fn optional(name: String) -> Self {
+        Self { is_optional: true, ..Self::new(Some(name)) }
     }
 
     /// Adds a message.
@@ -83,21 +114,18 @@ impl Stream {
             if state.ended {
                 return Err(NotQueued::Closed);
             }
-            let waiting: usize = state
-                .events
-                .iter()
-                .rev()
-                .take_while(|event| !event.read)
-                .map(|event| event.line.len())
-                .sum();
-            if waiting > WAITING_BYTES_MAX {
+            if state.unread_bytes > WAITING_BYTES_MAX {
                 return Err(NotQueued::Full);
             }
             let line = one_line(line);
             state.bytes += line.len();
+            state.unread_bytes += line.len();
             state.events.push_back(Event { line, read: false });
             state.ended = last;
             state.forget(self.name.is_some());
+            if self.is_optional && state.readers == 0 {
+                state.forget_unread();
+            }
         }
         self.changed.notify_waiters();
         Ok(())
@@ -109,18 +137,28 @@ impl Stream {
         self.changed.notify_waiters();
     }
 
+    /// Returns whether nothing was said yet.
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.state).events.is_empty()
+    }
+
     /// Returns whether all was said and read.
     pub(super) fn is_over(&self) -> bool {
         let state = lock(&self.state);
         state.ended && state.events.iter().all(|event| event.read)
     }
 
-    /// Reads from the beginning, or after an event that was seen. Whoever read before reads no more.
-    pub(super) fn read(&self, after: Option<u64>) -> Reader {
+    /// Reads what nobody has read, or what follows an event that was seen. Whoever read before reads no
+    /// more.
+    pub(super) fn read(&self, after: Option<Seen>) -> Reader {
         let mut state = lock(&self.state);
         state.readers += 1;
         let first_unread = state.events.iter().take_while(|event| event.read).count() as u64;
-        let next = after.map_or(state.first + first_unread, |seen| (seen + 1).max(state.first));
+        let next = match after {
+            None => state.first + first_unread,
+            Some(Seen::Nothing) => state.first,
+            Some(Seen::Event(number)) => number.saturating_add(1).max(state.first),
+        };
         self.changed.notify_waiters();
         Reader { number: state.readers, next }
     }
@@ -150,10 +188,13 @@ impl Stream {
         let Some(event) = state.events.get_mut(index) else {
             return ended.then_some(Next::End);
         };
-        event.read = true;
+        let was_read = std::mem::replace(&mut event.read, true);
         let line = event.line.clone();
         let last = ended && index + 1 == count;
         reader.next += 1;
+        if !was_read {
+            state.unread_bytes -= line.len();
+        }
         state.forget(self.name.is_some());
         Some(Next::Event(line, last))
     }
@@ -170,7 +211,7 @@ impl Stream {
         Some(
             match reader.next.checked_sub(1) {
                 Some(seen) => format!("id: {name}-{seen}\nretry: 1000\ndata: \n\n"),
-                None => format!("id: {name}-start\nretry: 1000\ndata: \n\n"),
+                None => format!("id: {name}-{START}\nretry: 1000\ndata: \n\n"),
             }
             .into(),
         )
@@ -178,6 +219,16 @@ impl Stream {
 }
 
 impl State {
+    /// Drops the oldest of what nobody may ever read.
+    fn forget_unread(&mut self) {
+        while self.events.len() > KEPT_MAX || self.bytes > KEPT_BYTES_MAX {
+            let Some(event) = self.events.pop_front() else { return };
+            self.bytes -= event.line.len();
+            self.unread_bytes -= if event.read { 0 } else { event.line.len() };
+            self.first += 1;
+        }
+    }
+
     /// Drops what was read, but for what a client may come back for.
     fn forget(&mut self, resumable: bool) {
         let (kept, kept_bytes) = if resumable { (KEPT_MAX, KEPT_BYTES_MAX) } else { (0, 0) };
@@ -241,7 +292,7 @@ mod tests {
             stream.next(&mut first).await;
         }
 
-        let mut second = stream.read(Some(0));
+        let mut second = stream.read(Some(Seen::Event(0)));
 
         assert_eq!(stream.next(&mut second).await, event("2", false));
         assert_eq!(stream.next(&mut first).await, Next::End);

@@ -37,6 +37,12 @@ const NOTIFY_TIMEOUT: Duration = Duration::from_secs(30);
 /// And this long to end a session of ours.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A server may take this long to open its event stream and to say where messages go.
+const SSE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The shortest such pause, whatever a server names.
+const RECONNECT_MIN: Duration = Duration::from_millis(100);
+
 /// Pause before a stream that ended is opened again, unless the server names another; doubles.
 const RECONNECT: Duration = Duration::from_millis(1000);
 
@@ -162,15 +168,22 @@ impl Link {
             status: 0,
             reason,
         };
-        let response = self.get(None).await.map_err(failed)?;
-        let mut events = Events::of(response).map_err(failed)?;
-        let endpoint = loop {
-            match events.next().await.map_err(failed)? {
-                Some(event) if event.name.as_deref() == Some(b"endpoint") => break event.data,
-                Some(_) => {}
-                None => return Err(failed("its event stream ended".to_owned())),
+        let connecting = async {
+            let mut events = Events::of(self.get(None).await?)?;
+            loop {
+                match events.next().await? {
+                    Some(event) if event.name.as_deref() == Some(b"endpoint") => {
+                        return Ok((events, event.data));
+                    }
+                    Some(_) => {}
+                    None => return Err("its event stream ended".to_owned()),
+                }
             }
         };
+        let (mut events, endpoint) = timeout(SSE_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| Err("its event stream names no endpoint".to_owned()))
+            .map_err(failed)?;
         let endpoint = self.same_origin(&endpoint).ok_or_else(|| {
             failed(format!(
                 "it wants messages at `{}`, which is another server",
@@ -241,7 +254,7 @@ impl Link {
                     pause = RECONNECT;
                     while let Ok(Some(event)) = events.next().await {
                         if let Some(retry) = event.retry {
-                            pause = retry.min(RECONNECT_MAX);
+                            pause = retry.clamp(RECONNECT_MIN, RECONNECT_MAX);
                         }
                         last_id = event.id.clone().or(last_id);
                         self.event(&event, None).await;
@@ -250,7 +263,10 @@ impl Link {
                 // It says nothing by itself, or not now.
                 Ok(Err(reason)) | Err(reason) => {
                     tracing::debug!(upstream = %self.upstream, reason, "no stream to listen to");
-                    if reason.starts_with("it answered 4") {
+                    // It has none. Whatever else is wrong may pass.
+                    if reason.starts_with("it answered 404")
+                        || reason.starts_with("it answered 405")
+                    {
                         return;
                     }
                 }
@@ -265,15 +281,39 @@ impl Link {
         &self,
         last_id: Option<&Bytes>,
     ) -> Result<http::Response<hyper::body::Incoming>, String> {
+        let mut attempts = 0;
+        loop {
+            let response = self.get_once(last_id, &mut attempts).await?;
+            if let Some(response) = response {
+                return Ok(response);
+            }
+        }
+    }
+
+    /// Asks once; none if there is another token to ask with.
+    async fn get_once(
+        &self,
+        last_id: Option<&Bytes>,
+        attempts: &mut u32,
+    ) -> Result<Option<http::Response<hyper::body::Incoming>>, String> {
         let mut request = self.head(Method::GET, &self.remote.uri).header(ACCEPT, EVENTS);
         if let Some(id) = last_id.and_then(|id| HeaderValue::from_bytes(id).ok()) {
             request = request.header(LAST_EVENT_ID, id);
         }
         let mut request = request.body(Full::default()).map_err(|error| error.to_string())?;
-        self.tokens.add(request.headers_mut()).await;
+        let token = self.tokens.add(request.headers_mut()).await;
         let response = self.client.send(request).await.map_err(|error| crate::chain(&error))?;
         match response.status() {
-            StatusCode::OK => Ok(response),
+            StatusCode::OK => Ok(Some(response)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if *attempts < 2 => {
+                *attempts += 1;
+                let refused = self.tokens.refused(&self.upstream, &response, token.as_ref());
+                match Box::pin(refused).await {
+                    Ok(true) => Ok(None),
+                    Ok(false) => Err(format!("it answered {}", response.status())),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
             status => Err(format!("it answered {status}")),
         }
     }
@@ -325,7 +365,7 @@ impl Link {
                 match events.next().await {
                     Ok(Some(event)) => {
                         if let Some(retry) = event.retry {
-                            pause = retry.min(RECONNECT_MAX);
+                            pause = retry.clamp(RECONNECT_MIN, RECONNECT_MAX);
                         }
                         last_id = event.id.clone().or(last_id);
                         if self.event(&event, id).await {
@@ -403,8 +443,9 @@ impl Outlet for Link {
         };
         let line: Bytes = line.concat().into();
         let Ok(message) = Message::parse(line.slice(..line.len().saturating_sub(1))) else {
-            // What we send we have checked.
-            return Ok(());
+            // A caller that waits for an answer learns at least that there will be none.
+            tracing::error!(upstream = %self.upstream, "a message became invalid on its way");
+            return Err(NotQueued::Closed);
         };
         if message.kind() == Kind::Notification && message.method() == "notifications/cancelled" {
             let id = message

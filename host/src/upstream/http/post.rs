@@ -69,7 +69,11 @@ impl Link {
         }
         match response.status() {
             StatusCode::OK => self.answered(response, id).await,
-            StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(()),
+            StatusCode::ACCEPTED | StatusCode::NO_CONTENT
+                if id.is_none() || !self.is_streamable() =>
+            {
+                Ok(())
+            }
             StatusCode::NOT_FOUND if had_session => Err(Heard::SessionGone(id)),
             // Boxed, like all that is rare: what a request may become is moved with it.
             status => Box::pin(self.refused(response, status, had_session, id)).await,
@@ -179,5 +183,7 @@ impl Link {
 /// own examples answer 400.
 fn is_about_session(status: StatusCode, error: &Message) -> bool {
     let text = error.body_member("message").and_then(mcp::json::string).unwrap_or_default();
-    status == StatusCode::BAD_REQUEST && text.to_ascii_lowercase().contains("session")
+    // Said before the message was read: it has no id of ours.
+    let is_unread = error.id().is_none();
+    status == StatusCode::BAD_REQUEST && is_unread && text.to_ascii_lowercase().contains("session")
 }
