@@ -18,6 +18,7 @@ mod traces;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -26,6 +27,9 @@ pub(crate) use output::Output;
 
 use crate::config::{Config, Environment};
 use crate::upstream::{GUARD_COMMAND, run_guard};
+
+/// A thread for what blocks ends when there was nothing to do for so long.
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_millis(50);
 
 /// The gateway between AI clients and MCP servers
 ///
@@ -99,7 +103,11 @@ fn hidden() -> Option<ExitCode> {
 }
 
 fn run(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Output) -> CliResult {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // One compiles components at the start; its stack is not needed any more then.
+        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
+        .build()?;
     runtime.block_on(dispatch(cli, environment, cwd, out))
 }
 

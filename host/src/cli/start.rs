@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, stderr};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ::http::header::AUTHORIZATION;
@@ -89,9 +89,10 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         log: Some(Arc::new(log.clone())),
     };
     let place = cache_place(&config, environment);
-    let authorizer = auth::Options::of(environment).ok().map(Authorizer::new);
+    let authorizer: Arc<OnceLock<Authorizer>> = Arc::default();
     let inherited = Arc::new(environment.for_children());
-    let definitions = Definitions { inherited, authorizer: authorizer.clone() };
+    let options = auth::Options::of(environment).ok();
+    let definitions = Definitions { inherited, options, authorizer: Arc::clone(&authorizer) };
     let (changes, upstreams) = watch::channel(definitions.of(&config)?);
     tokio::spawn(follow(
         changes,
@@ -147,7 +148,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     if let Some(exporter) = exporter {
         exporter.shutdown().await;
     }
-    if let Some(authorizer) = authorizer {
+    if let Some(authorizer) = authorizer.get() {
         authorizer.close().await;
     }
     log.flush();
@@ -297,7 +298,9 @@ fn open_store(config: &Config, redactor: &Redactor) -> Result<Arc<dyn Store>, Cl
 struct Definitions {
     /// Variables that servers have from us.
     inherited: Arc<BTreeMap<String, String>>,
-    authorizer: Option<Authorizer>,
+    options: Option<auth::Options>,
+    /// Made for the first server that may want a token: it costs memory and milliseconds.
+    authorizer: Arc<OnceLock<Authorizer>>,
 }
 
 impl Definitions {
@@ -313,6 +316,11 @@ impl Definitions {
             tracing::warn!("no upstream is enabled: add one under `upstream` in {path}");
         }
         Ok(definitions)
+    }
+
+    fn authorizer(&self) -> Option<Authorizer> {
+        let options = self.options.clone()?;
+        Some(self.authorizer.get_or_init(|| Authorizer::new(options)).clone())
     }
 
     fn one(&self, upstream: &config::Upstream) -> Result<Definition, CliError> {
@@ -331,7 +339,7 @@ impl Definitions {
                 // Who sets the header has a token already.
                 if !remote.headers.contains_key(AUTHORIZATION) {
                     let server = auth::Server::new(Arc::clone(&upstream.name), url, oauth.clone());
-                    let auth = self.authorizer.clone().zip(server.ok());
+                    let auth = self.authorizer().zip(server.ok());
                     remote.auth = auth.map(|(authorizer, server)| Auth { authorizer, server });
                 }
                 Endpoint::Http(Box::new(remote))
