@@ -4,12 +4,12 @@
 //! stays open upstream until the client makes the request again, with the answers.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::seal::{Inner, STATE_TTL, Seal, digest};
@@ -25,10 +25,10 @@ const PARKED_MAX: usize = 256;
 /// After a question, others are waited for so long: they are put to the client together.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// A call that is open upstream.
-#[derive(Debug)]
+/// A call that is open upstream. Dropping it cancels it there.
 pub(crate) struct Running {
-    answer: JoinHandle<Result<Message, UpstreamError>>,
+    /// Not looked at while the call is parked: then it waits for its client.
+    answer: Pin<Box<dyn Future<Output = Result<Message, UpstreamError>> + Send>>,
     questions: mpsc::UnboundedReceiver<Question>,
     /// The request that began it: what belongs to the call comes to it.
     began: Arc<OpenRequest>,
@@ -37,10 +37,14 @@ pub(crate) struct Running {
     last_key: u64,
 }
 
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        // Which cancels it upstream.
-        self.answer.abort();
         while let Ok(question) = self.questions.try_recv() {
             question.connection.asked();
         }
@@ -79,7 +83,7 @@ pub(crate) fn start(
 ) -> Running {
     let questions = open.take_questions();
     Running {
-        answer: tokio::spawn(call),
+        answer: Box::pin(call),
         questions,
         began: Arc::clone(open),
         asked: Vec::new(),
@@ -132,10 +136,7 @@ impl Running {
             tokio::select! {
                 biased;
                 answer = &mut self.answer => {
-                    let message = answer.unwrap_or_else(|_| Err(UpstreamError::Lost {
-                        upstream: place.upstream.to_owned(),
-                        reason: "the call was dropped".to_owned(),
-                    }))?;
+                    let message = answer?;
                     return Ok((outcome(&message), Some(message)));
                 }
                 Some(question) = self.questions.recv() => self.note(question),
