@@ -14,6 +14,7 @@ pub mod pipeline;
 pub mod plugins;
 pub mod rush;
 pub mod telemetry;
+mod tls;
 pub mod upstream;
 pub mod wasm;
 pub mod wire;

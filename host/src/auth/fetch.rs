@@ -15,12 +15,12 @@ use http::header::ACCEPT;
 use http::{HeaderValue, Method, StatusCode};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect;
-use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use url::{Host, Url};
 
 use super::reach::{Reach, Refusal};
 use crate::lock;
+use crate::tls;
 
 /// Metadata and tokens have a few kilobytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -119,16 +119,8 @@ impl Http {
 }
 
 fn client(reach: Reach, resolver: &Arc<dyn Lookup>) -> reqwest::Client {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring supports the versions rustls takes by default")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
     reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
+        .tls_backend_preconfigured(tls::client(tls::system_roots()))
         .dns_resolver(Judging { reach, resolver: Arc::clone(resolver) })
         .redirect(redirect::Policy::none())
         .no_proxy()

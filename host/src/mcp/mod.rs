@@ -1,6 +1,7 @@
 //! MCP on the wire: the raw envelope, names of methods and revisions, edits. No I/O, no policy.
 
 pub mod edit;
+pub mod header;
 pub mod json;
 mod message;
 pub mod modern;

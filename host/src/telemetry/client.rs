@@ -3,6 +3,7 @@
 //! Sends what it is given and says what became of it. Retries and deadlines are the worker's.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
@@ -26,6 +27,7 @@ use tonic::{Code, Extensions};
 use tonic_prost::ProstCodec;
 
 use crate::config::{Observability, OtlpProtocol};
+use crate::tls;
 
 /// A collector answers with a few bytes; this much of an answer is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1_024;
@@ -248,16 +250,11 @@ impl Client {
     /// Prepares the connection. Certificates are checked against `roots`, or else the system's.
     pub(super) fn new(endpoint: Endpoint, roots: Option<RootCertStore>) -> Self {
         let roots = match roots {
-            Some(roots) => roots,
-            None if endpoint.scheme == Scheme::HTTPS => system_roots(),
-            None => RootCertStore::empty(),
+            Some(roots) => Arc::new(roots),
+            None if endpoint.scheme == Scheme::HTTPS => tls::system_roots(),
+            None => Arc::new(RootCertStore::empty()),
         };
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring supports the versions rustls takes by default")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = tls::client(roots);
         let http = connect(endpoint.protocol, tls.clone());
         Self { endpoint, tls, http }
     }
@@ -360,13 +357,6 @@ fn connect(protocol: OtlpProtocol, tls: ClientConfig) -> Http {
         OtlpProtocol::Grpc => builder.http2_only(true).build(connector.enable_http2().build()),
         OtlpProtocol::HttpProtobuf => builder.build(connector.enable_http1().build()),
     }
-}
-
-/// Returns the certificates the system trusts; none if it has none, and then no `https` collector.
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
 }
 
 /// Joins an error and its causes, in brief.

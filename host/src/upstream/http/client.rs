@@ -1,6 +1,6 @@
 //! The HTTP client: one pool of connections per upstream, TLS with the roots of the system.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +10,9 @@ use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::{self, connect::HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::RootCertStore;
+
+use crate::tls;
 
 /// A server may take this long to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,8 +37,9 @@ impl Client {
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_keepalive(Some(IDLE_TIMEOUT));
+        let roots = if secure { tls::system_roots() } else { Arc::new(RootCertStore::empty()) };
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(secure))
+            .with_tls_config(tls::client(roots))
             .https_or_http()
             .enable_http1()
             .enable_http2()
@@ -56,25 +59,4 @@ impl Client {
     ) -> Result<Response<Incoming>, legacy::Error> {
         self.http.request(request).await
     }
-}
-
-fn tls(secure: bool) -> ClientConfig {
-    // Reading the system's roots takes milliseconds, and they are the same for all.
-    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    let roots = match secure {
-        true => Arc::clone(ROOTS.get_or_init(|| Arc::new(system_roots()))),
-        false => Arc::new(RootCertStore::empty()),
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring supports the versions rustls takes by default")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
-}
-
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
 }

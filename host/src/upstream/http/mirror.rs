@@ -1,15 +1,12 @@
 //! What a modern HTTP server wants to see in headers besides the body (2026-07-28, basic/transports):
 //! the method, the name, and the arguments that a tool's schema marks with `x-mcp-header`.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
-use crate::mcp::{Message, json};
+use crate::mcp::{Message, header, json};
 
 const PREFIX: &str = "mcp-param-";
 const MARK: &str = "x-mcp-header";
@@ -137,28 +134,9 @@ fn properties(
     Ok(())
 }
 
-/// Returns what the `Mcp-Name` header of a message says, if it has one.
-pub(super) fn name(message: &Message) -> Option<Cow<'_, str>> {
-    let member = match &*message.method() {
-        "tools/call" | "prompts/get" => "name",
-        "resources/read" => "uri",
-        "tasks/get" | "tasks/update" | "tasks/cancel" => "taskId",
-        _ => return None,
-    };
-    message.body_member(member).and_then(json::string)
-}
-
-/// Returns text as a header: as it is, or encoded where a header could not carry it.
+/// Returns text as a header.
 pub(super) fn value(text: &str) -> HeaderValue {
-    let looks_encoded = text.starts_with("=?base64?") && text.ends_with("?=");
-    let is_padded = text.starts_with(' ') || text.ends_with(' ');
-    let is_visible = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-    let plain = is_visible && !is_padded && !looks_encoded;
-    let text = match plain {
-        true => Cow::Borrowed(text),
-        false => Cow::Owned(format!("=?base64?{}?=", BASE64_STANDARD.encode(text))),
-    };
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    HeaderValue::from_str(&header::encode(text)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 #[cfg(test)]
@@ -185,7 +163,6 @@ mod tests {
         let headers: Vec<_> =
             headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
         assert_eq!(headers, expected);
-        assert_eq!(value("é"), "=?base64?w6k=?=");
     }
 
     #[test]
@@ -201,12 +178,5 @@ mod tests {
             Mirror::of("up", &mut tools, true);
             assert_eq!(tools.len(), 1, "{schema}");
         }
-    }
-
-    #[test]
-    fn what_looks_encoded_is_encoded() {
-        assert_eq!(value("a b"), "a b");
-        assert_eq!(value(" a"), "=?base64?IGE=?=");
-        assert_eq!(value("=?base64?x?="), "=?base64?PT9iYXNlNjQ/eD89?=");
     }
 }

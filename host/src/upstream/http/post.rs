@@ -25,8 +25,8 @@ const ATTEMPTS_MAX: usize = 3;
 const REASON_BYTES_MAX: usize = 200;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const METHOD: HeaderName = HeaderName::from_static("mcp-method");
-const NAME: HeaderName = HeaderName::from_static("mcp-name");
+const METHOD: HeaderName = HeaderName::from_static(mcp::header::METHOD);
+const NAME: HeaderName = HeaderName::from_static(mcp::header::NAME);
 
 impl Link {
     /// Sends a message and hears what comes back; `id` is that of a request.
@@ -94,7 +94,7 @@ impl Link {
             && let Some(headers) = request.headers_mut()
         {
             headers.insert(METHOD, mirror::value(&message.method()));
-            if let Some(name) = mirror::name(message) {
+            if let Some(name) = mcp::header::name(message) {
                 headers.insert(NAME, mirror::value(&name));
             }
             let mirror = std::sync::Arc::clone(&lock(&self.mirror));
