@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ultra_store::{AuditEvent, AuditOutcome, Record, Severity, Store};
 
 use crate::pipeline::Caller;
-use crate::upstream::unix_ns;
+use crate::unix_ns;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

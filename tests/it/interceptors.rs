@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use ultra::config::{self, PluginOverride};
 use ultra::pipeline::{
-    CallError, Caller, Exchange, FailureMode, Interceptor, Operation, Outcome, Pipeline,
-    RequestDecision, ResponseDecision, SpanContext, StageError,
+    CallError, Caller, Exchange, FailureMode, Interceptor, Outcome, Pipeline, RequestDecision,
+    ResponseDecision, StageError,
 };
 use ultra::plugins::{self, Loaded, PluginsError};
 use ultra::wasm::{Outlets, Runtime};
@@ -53,26 +53,12 @@ fn call() -> Box<Exchange> {
         session_id: "session".into(),
         protocol_version: "2025-11-25".into(),
     };
-    Box::new(Exchange {
-        caller: Arc::new(caller),
-        method: "tools/call".into(),
-        operation: Operation::ToolCall,
-        upstream: Some("files".into()),
-        name: Some("read".into()),
-        transport: Some("stdio"),
-        params: r#"{"name": "read", "arguments": {"token" : "secret", "n": 1.0}}"#.into(),
-        params_edited: false,
-        traceparent: None,
-        span: SpanContext::root(),
-        started: Instant::now(),
-        started_unix_ns: 0,
-        outcome: None,
-        answered: false,
-        kept: Vec::new(),
-        stage: 0,
-        audit: None,
-        traced: false,
-    })
+    let params = r#"{"name": "read", "arguments": {"token" : "secret", "n": 1.0}}"#;
+    let mut exchange = Exchange::new(Arc::new(caller), "tools/call", params.into());
+    exchange.upstream = Some("files".into());
+    exchange.name = Some("read".into());
+    exchange.transport = Some("stdio");
+    exchange
 }
 
 fn answered(json: &'static str) -> Box<Exchange> {

@@ -425,7 +425,8 @@ impl Aggregator {
             .as_ref()
             .and_then(|params| json::member(params, "level").map(|range| params.slice(range)));
         let mut params = request.params.clone();
-        for round in 0.. {
+        let mut round = 0;
+        loop {
             let (sender, level) = (Arc::clone(upstream), level.clone());
             let translate = move |params: Bytes| sender.modern(&params, level.as_deref());
             let message = self.once(connection, request, &params, translate).await?;
@@ -440,8 +441,8 @@ impl Aggregator {
                 return Ok((outcome, response));
             }
             params = bridge::next_round(&upstream.name, round, &params, &message, open).await?;
+            round += 1;
         }
-        unreachable!("rounds are bounded")
     }
 
     /// Sends a request as it is but for what is ours in it, and waits for the answer.

@@ -67,11 +67,6 @@ impl OpenRequest {
         self.cancel.notify_one();
     }
 
-    /// Withdraws the request as a client does that closed its response: the upstream learns it.
-    pub(super) fn withdraw(&self) {
-        self.cancel();
-    }
-
     /// Notes where the request went.
     pub fn sent(&self, connection: &Arc<Connection>, id: u64) {
         *lock(&self.sent) = Some((Arc::clone(connection), id));

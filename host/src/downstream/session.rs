@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
@@ -25,12 +25,11 @@ use crate::gateway::{Call, Gateway};
 use crate::lock;
 use crate::mcp::modern::RequestMeta;
 use crate::mcp::{self, Era, Kind, Message, MessageError, Revision, json};
-use crate::pipeline::{CallError, Caller, Exchange, Operation, Outcome, SpanContext};
+use crate::pipeline::{CallError, Caller, Exchange, Outcome};
 use crate::rush::Rush;
 use crate::telemetry::{self, Exporter};
 use crate::upstream::{
     Belongs, Connection, Definition, Guard, ListKind, Listener, Origin, Surroundings, Upstream,
-    unix_ns,
 };
 use crate::wire::{NotQueued, Outbox};
 
@@ -477,14 +476,14 @@ impl Session {
             r#"{{"name":{name},"title":"Ultra","version":"{}"}}"#,
             env!("CARGO_PKG_VERSION")
         );
-        let revision = revision.as_str();
-        match Revision::parse(revision).map(Revision::era) {
-            Some(Era::Modern) => format!(
-                r#"{{"resultType":"complete","supportedVersions":["{revision}"],"capabilities":{capabilities}{instructions},"ttlMs":0,"cacheScope":"private","_meta":{{"{}":{info}}}}}"#,
+        let date = revision.as_str();
+        match revision.era() {
+            Era::Modern => format!(
+                r#"{{"resultType":"complete","supportedVersions":["{date}"],"capabilities":{capabilities}{instructions},"ttlMs":0,"cacheScope":"private","_meta":{{"{}":{info}}}}}"#,
                 mcp::modern::SERVER_INFO
             ),
-            Some(Era::Legacy) | None => format!(
-                r#"{{"protocolVersion":"{revision}","capabilities":{capabilities},"serverInfo":{info}{instructions}}}"#
+            Era::Legacy => format!(
+                r#"{{"protocolVersion":"{date}","capabilities":{capabilities},"serverInfo":{info}{instructions}}}"#
             ),
         }
     }
@@ -672,6 +671,7 @@ impl Session {
             return connection.send(&[mcp::error_line(Some(&theirs), &error).into()]);
         };
         connection.asks();
+        let id = Bytes::from(id.to_string());
         let params = token.map(|range| Bytes::from(json::splice(&params, &[(range, id.clone())])));
         self.send_by(reply_to.as_ref(), &message.with(Some(&id), params.as_ref()));
     }
@@ -687,7 +687,6 @@ impl Session {
         let Some(id) = self.remember(Asker::Request(answer), Some(reply_to.clone())) else {
             return Err(CallError::Busy { limit: ASKED_MAX });
         };
-        let id = number(&id).unwrap_or_default();
         let _asking = Asking { session: self, id, reply_to };
         self.send_by(Some(reply_to), &[mcp::request_line(id, method, params).into()]);
         tokio::select! {
@@ -700,14 +699,14 @@ impl Session {
     }
 
     /// Returns the id under which the client is asked; none if it is asked too much already.
-    fn remember(&self, asker: Asker, reply_to: Option<ReplyTo>) -> Option<Bytes> {
+    fn remember(&self, asker: Asker, reply_to: Option<ReplyTo>) -> Option<u64> {
         let id = self.last_asked.fetch_add(1, Ordering::Relaxed) + 1;
         let mut all = lock(&self.asked);
         if all.len() >= ASKED_MAX {
             return None;
         }
         all.insert(id, Asked { asker, reply_to });
-        Some(Bytes::from(id.to_string()))
+        Some(id)
     }
 
     /// Tells the client that an upstream withdrew what it asked, or that it is gone.
@@ -925,31 +924,11 @@ impl Listener for Session {
 }
 
 fn exchange(client: &Client, message: &Message) -> Box<Exchange> {
-    let method = message.method();
-    let params = message.body();
-    let traceparent = message.body_member("_meta").and_then(|meta| {
+    let mut exchange = Exchange::new(Arc::clone(&client.caller), &message.method(), message.body());
+    exchange.traceparent = message.body_member("_meta").and_then(|meta| {
         json::member(meta, "traceparent").map(|range| Bytes::copy_from_slice(&meta[range]))
     });
-    Box::new(Exchange {
-        caller: Arc::clone(&client.caller),
-        operation: Operation::of_method(&method),
-        method: method.into(),
-        upstream: None,
-        name: None,
-        transport: None,
-        params,
-        params_edited: false,
-        traceparent,
-        span: SpanContext::root(),
-        started: Instant::now(),
-        started_unix_ns: unix_ns(),
-        outcome: None,
-        answered: false,
-        kept: Vec::new(),
-        stage: 0,
-        audit: None,
-        traced: false,
-    })
+    exchange
 }
 
 /// Returns the line that answers a request: the upstream's own but for the id, where it is the

@@ -154,6 +154,30 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Returns a call that begins now, and of which nothing is known yet but what its client said.
+    pub fn new(caller: Arc<Caller>, method: &str, params: Bytes) -> Box<Self> {
+        Box::new(Self {
+            caller,
+            operation: Operation::of_method(method),
+            method: method.into(),
+            upstream: None,
+            name: None,
+            transport: None,
+            params,
+            params_edited: false,
+            traceparent: None,
+            span: SpanContext::root(),
+            started: Instant::now(),
+            started_unix_ns: crate::unix_ns(),
+            outcome: None,
+            answered: false,
+            kept: Vec::new(),
+            stage: 0,
+            audit: None,
+            traced: false,
+        })
+    }
+
     /// Returns the payload of the running phase: `params`, or the outcome's JSON once there is one.
     pub fn payload(&self) -> &[u8] {
         match &self.outcome {

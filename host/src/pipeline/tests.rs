@@ -105,26 +105,7 @@ fn exchange() -> Box<Exchange> {
         session_id: "s".into(),
         protocol_version: "2025-11-25".into(),
     };
-    Box::new(Exchange {
-        caller: Arc::new(caller),
-        method: "tools/call".into(),
-        operation: Operation::ToolCall,
-        upstream: None,
-        name: None,
-        transport: None,
-        params: Bytes::from_static(b"{}"),
-        params_edited: false,
-        traceparent: None,
-        span: SpanContext::root(),
-        started: std::time::Instant::now(),
-        started_unix_ns: 0,
-        outcome: None,
-        answered: false,
-        kept: Vec::new(),
-        stage: 0,
-        audit: None,
-        traced: false,
-    })
+    Exchange::new(Arc::new(caller), "tools/call", Bytes::from_static(b"{}"))
 }
 
 /// Runs a call whose upstream answers `{}`, and returns what the stages saw and how it ended.

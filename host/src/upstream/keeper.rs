@@ -12,7 +12,7 @@ use ultra_store::UpstreamStatus;
 use super::http::{Heard, Link, Mirror};
 use super::{
     Belongs, Connection, Endpoint, ListKind, Listener, Listing, Patience, Remote, Sender, State,
-    Surroundings, Upstream, UpstreamError, listing, unix_ns,
+    Surroundings, Upstream, UpstreamError, listing,
 };
 use crate::audit::{self, Event};
 use crate::lock;
@@ -425,7 +425,7 @@ impl Upstream {
             prompts: count(ListKind::Prompts),
             error: error.map(str::to_owned),
             stderr: Some(self.stderr.last(20)).filter(|text| error.is_some() && !text.is_empty()),
-            unix_ns: unix_ns(),
+            unix_ns: crate::unix_ns(),
         });
     }
 }

@@ -402,12 +402,6 @@ impl Upstream {
     }
 }
 
-/// Returns nanoseconds since 1970 UTC.
-pub fn unix_ns() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
-}
-
 /// Returns what a remembered catalog depends on: how the server is reached, and what it is told of
 /// the client (servers list other tools to clients that can do more).
 fn fingerprint(definition: &Definition, surroundings: &Surroundings) -> String {

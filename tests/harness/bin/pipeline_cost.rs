@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ultra::config;
 use ultra::log::{self, Log};
-use ultra::pipeline::{Caller, Exchange, Operation, Outcome, Pipeline, SpanContext};
+use ultra::pipeline::{Caller, Exchange, Outcome, Pipeline};
 use ultra::plugins::{self, Loaded};
 use ultra::wasm::{CachePlace, CallLog, Outlets, Runtime};
 use ultra_store::{MemoryStore, Store};
@@ -125,24 +125,11 @@ fn exchange(params: &Bytes) -> Box<Exchange> {
         session_id: "0195b3f0-0000-7000-8000-000000000000".into(),
         protocol_version: "2025-11-25".into(),
     };
-    Box::new(Exchange {
-        caller: Arc::new(caller),
-        method: "tools/call".into(),
-        operation: Operation::ToolCall,
-        upstream: Some("files".into()),
-        name: Some("read".into()),
-        transport: Some("stdio"),
-        params: params.clone(),
-        params_edited: false,
-        traceparent: Some(r#""00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01""#.into()),
-        span: SpanContext::root(),
-        started: Instant::now(),
-        started_unix_ns: 1_800_000_000_000_000_000,
-        outcome: None,
-        answered: false,
-        kept: Vec::new(),
-        stage: 0,
-        audit: None,
-        traced: false,
-    })
+    let mut exchange = Exchange::new(Arc::new(caller), "tools/call", params.clone());
+    exchange.upstream = Some("files".into());
+    exchange.name = Some("read".into());
+    exchange.transport = Some("stdio");
+    exchange.traceparent =
+        Some(r#""00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01""#.into());
+    exchange
 }

@@ -179,7 +179,7 @@ struct CancelGuard(Option<Arc<OpenRequest>>);
 impl Drop for CancelGuard {
     fn drop(&mut self) {
         if let Some(open) = &self.0 {
-            open.withdraw();
+            open.cancel();
         }
     }
 }

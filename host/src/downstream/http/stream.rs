@@ -93,7 +93,7 @@ impl Stream {
         Self { name, is_optional: false, state: Mutex::default(), changed: Notify::new() }
     }
 
-    /// Returns a stream that a client may listen to. Until it does, little is kept for it.
+    /// Returns a stream that a client may listen to or not, so that little is kept for it.
     pub(super) fn optional(name: String) -> Self {
         Self { is_optional: true, ..Self::new(Some(name)) }
     }
@@ -123,7 +123,7 @@ impl Stream {
             state.events.push_back(Event { line, read: false });
             state.ended = last;
             state.forget(self.name.is_some());
-            if self.is_optional && state.readers == 0 {
+            if self.is_optional {
                 state.forget_unread();
             }
         }
@@ -221,7 +221,8 @@ impl Stream {
 impl State {
     /// Drops the oldest of what nobody may ever read.
     fn forget_unread(&mut self) {
-        while self.events.len() > KEPT_MAX || self.bytes > KEPT_BYTES_MAX {
+        while self.events.len() > 1 && (self.events.len() > KEPT_MAX || self.bytes > KEPT_BYTES_MAX)
+        {
             let Some(event) = self.events.pop_front() else { return };
             self.bytes -= event.line.len();
             self.unread_bytes -= if event.read { 0 } else { event.line.len() };
@@ -281,6 +282,21 @@ mod tests {
         assert_eq!(stream.next(&mut reader).await, Next::End);
         assert!(stream.is_over());
         assert_eq!(stream.push(&line("3")), Err(NotQueued::Closed));
+    }
+
+    #[tokio::test]
+    async fn little_is_kept_for_a_client_that_does_not_listen() {
+        let stream = Stream::optional("0".into());
+        let _left = stream.read(None);
+
+        for _ in 0..3 * KEPT_MAX {
+            stream.push(&line("x")).unwrap();
+        }
+        stream.push(&[vec![b'x'; 2 * KEPT_BYTES_MAX].into()]).unwrap();
+
+        let mut reader = stream.read(None);
+        let Next::Event(newest, _) = stream.next(&mut reader).await else { panic!("an event") };
+        assert_eq!(newest.len(), 2 * KEPT_BYTES_MAX);
     }
 
     #[tokio::test]
