@@ -3,13 +3,16 @@
 //! In the legacy era that is a session, from `initialize` on. In the modern era, where nothing is
 //! negotiated, it is what requests that say the same of their sender have in common.
 
+mod asked;
+mod upstreams;
+
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +20,7 @@ use ultra_store::{Redactor, Store};
 
 use super::channel::{Batch, Channel, ReplyTo};
 use super::listening::Listening;
-use super::open::{OpenRequest, Question};
+use super::open::OpenRequest;
 use super::reply;
 use crate::aggregator::{Aggregator, Naming, Target, builtin, merge};
 use crate::bridge;
@@ -28,22 +31,12 @@ use crate::mcp::{self, Era, Kind, Message, MessageError, Revision, json};
 use crate::pipeline::{CallError, Caller, Exchange, Outcome};
 use crate::rush::Rush;
 use crate::telemetry::{self, Exporter};
-use crate::upstream::{
-    Belongs, Connection, Definition, Guard, ListKind, Listener, Origin, Surroundings, Upstream,
-};
-use crate::wire::{NotQueued, Outbox};
+use crate::upstream::{Definition, Guard, Surroundings, Upstream};
+use crate::wire::NotQueued;
+use asked::Asked;
 
 /// A client may have this many requests open.
 const OPEN_MAX: usize = 1024;
-
-/// And upstreams may have asked it this many things at once.
-const ASKED_MAX: usize = 1024;
-
-/// A person may take this long to answer what one of their requests needs to know.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Changes of lists within this time are announced once.
-const ANNOUNCE_DEBOUNCE: Duration = Duration::from_millis(100);
 
 /// So many servers are started at the same time. Most only wait for something while they start.
 const STARTS_MAX: usize = 32;
@@ -117,50 +110,6 @@ struct Client {
     caller: Arc<Caller>,
     revision: Revision,
     aggregator: Arc<Aggregator>,
-}
-
-/// A request to the client that has no answer yet.
-struct Asked {
-    asker: Asker,
-    /// Where it was asked.
-    reply_to: Option<ReplyTo>,
-}
-
-/// Who asked the client something.
-enum Asker {
-    /// An upstream.
-    Upstream {
-        connection: Arc<Connection>,
-        /// The upstream's id, as raw JSON.
-        id: Bytes,
-        /// The upstream's progress token, as raw JSON.
-        progress_token: Option<Bytes>,
-    },
-    /// A request of the client's own that cannot go on without.
-    Request(oneshot::Sender<Result<Bytes, CallError>>),
-}
-
-/// Withdraws what the client was asked when nobody waits for the answer any more.
-struct Asking<'a> {
-    session: &'a Session,
-    id: u64,
-    reply_to: &'a ReplyTo,
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        if lock(&self.session.asked).remove(&self.id).is_some() {
-            let params = format!(r#"{{"requestId":{}}}"#, self.id);
-            let line = mcp::notification_line("notifications/cancelled", params.as_bytes());
-            self.session.send_by(Some(self.reply_to), &[line.into()]);
-        }
-    }
-}
-
-impl Asked {
-    fn is_of(&self, asking: &Arc<Connection>) -> bool {
-        matches!(&self.asker, Asker::Upstream { connection, .. } if Arc::ptr_eq(connection, asking))
-    }
 }
 
 impl std::fmt::Debug for Session {
@@ -442,30 +391,6 @@ impl Session {
         result
     }
 
-    fn run(self: &Arc<Self>, upstream: &Arc<Upstream>) {
-        let listener: Arc<dyn Listener> = Arc::<Self>::clone(self);
-        self.tasks.spawn(Arc::clone(upstream).run(listener));
-    }
-
-    /// Takes over what becomes of the upstreams in the config.
-    async fn follow_config(self: Arc<Self>) {
-        let mut upstreams = self.setup.upstreams.clone();
-        let Some(aggregator) = self.aggregator() else { return };
-        let changes = async {
-            while upstreams.changed().await.is_ok() {
-                upstreams.mark_unchanged();
-                let (new, gone) = aggregator.adopt(&self.setup.definitions());
-                new.iter().for_each(|upstream| self.run(upstream));
-                for upstream in gone {
-                    let is_replaced = new.iter().any(|new| new.name == upstream.name);
-                    tokio::spawn(async move { upstream.retire(is_replaced).await });
-                }
-                self.lists_changed.notify_one();
-            }
-        };
-        let _: Option<()> = self.setup.shutdown.run_until_cancelled(changes).await;
-    }
-
     /// Returns what we say of ourselves: the result of `initialize` or of `server/discover`.
     fn introduction(&self, aggregator: &Aggregator, revision: Revision) -> String {
         let (capabilities, instructions) = merge(&aggregator.upstreams(), revision.era());
@@ -600,206 +525,8 @@ impl Session {
         request.cancel();
     }
 
-    /// Passes on how far the client is with something an upstream asked of it.
-    fn progress(&self, message: &Message) {
-        let Some(token) = message.body_member("progressToken").and_then(number) else { return };
-        let asked = lock(&self.asked);
-        let Some(Asker::Upstream { connection, progress_token: Some(theirs), .. }) =
-            asked.get(&token).map(|asked| &asked.asker)
-        else {
-            return;
-        };
-        if let Some(range) = json::member(&message.body(), "progressToken") {
-            let params = json::splice(&message.body(), &[(range, theirs.clone())]);
-            connection.send(&message.with(None, Some(&params.into())));
-        }
-    }
-
-    /// Passes on the client's answer to something an upstream asked.
-    fn answer(&self, message: &Message) {
-        let asked = message.id_number().and_then(|id| lock(&self.asked).remove(&id));
-        let Some(asked) = asked else {
-            tracing::debug!("the client answered something that nobody asked");
-            return;
-        };
-        match asked.asker {
-            Asker::Upstream { connection, id, .. } => {
-                connection.asked();
-                connection.send(&message.with(Some(&id), None));
-            }
-            Asker::Request(answer) => {
-                let _ = answer.send(match message.is_error() {
-                    false => Ok(message.body()),
-                    true => Err(CallError::Refused {
-                        error: String::from_utf8_lossy(&message.body()).into_owned(),
-                    }),
-                });
-            }
-        }
-    }
-
-    /// Asks the client on behalf of an upstream.
-    fn ask(&self, connection: &Arc<Connection>, message: Message, origin: Option<&OpenRequest>) {
-        let theirs = message.id().unwrap_or_default();
-        if self.era() == Era::Modern {
-            // It can be asked only in answer to something it asked itself.
-            let question = Question { connection: Arc::clone(connection), message };
-            connection.asks();
-            let can_be_asked = origin.is_some_and(|open| {
-                let meta = open.meta();
-                meta.is_some_and(|meta| meta.can_answer(&question.message.method()))
-                    && open.question(question).is_ok()
-            });
-            if !can_be_asked {
-                connection.asked();
-                let error =
-                    reply::invalid_request("the client has not declared that it can be asked this");
-                connection.send(&[mcp::error_line(Some(&theirs), &error).into()]);
-            }
-            return;
-        }
-        let params = message.body();
-        let token = json::at_path(&params, &["_meta", "progressToken"]);
-        let asker = Asker::Upstream {
-            connection: Arc::clone(connection),
-            id: Bytes::copy_from_slice(&theirs),
-            progress_token: token.clone().map(|range| Bytes::copy_from_slice(&params[range])),
-        };
-        let reply_to = origin.map(OpenRequest::reply_to);
-        let Some(id) = self.remember(asker, reply_to.clone()) else {
-            let error = reply::call_error(&CallError::Busy { limit: ASKED_MAX }, Era::Legacy);
-            return connection.send(&[mcp::error_line(Some(&theirs), &error).into()]);
-        };
-        connection.asks();
-        let id = Bytes::from(id.to_string());
-        let params = token.map(|range| Bytes::from(json::splice(&params, &[(range, id.clone())])));
-        self.send_by(reply_to.as_ref(), &message.with(Some(&id), params.as_ref()));
-    }
-
-    /// Asks the client on behalf of one of its own requests, and waits for its result.
-    pub(super) async fn ask_client(
-        &self,
-        method: &str,
-        params: &[u8],
-        reply_to: &ReplyTo,
-    ) -> Result<Bytes, CallError> {
-        let (answer, answered) = oneshot::channel();
-        let Some(id) = self.remember(Asker::Request(answer), Some(reply_to.clone())) else {
-            return Err(CallError::Busy { limit: ASKED_MAX });
-        };
-        let _asking = Asking { session: self, id, reply_to };
-        self.send_by(Some(reply_to), &[mcp::request_line(id, method, params).into()]);
-        tokio::select! {
-            answered = timeout(ANSWER_TIMEOUT, answered) => match answered {
-                Ok(answer) => answer.unwrap_or(Err(CallError::Cancelled)),
-                Err(_) => Err(CallError::Refused { error: "it took too long".to_owned() }),
-            },
-            () = self.setup.shutdown.cancelled() => Err(CallError::Cancelled),
-        }
-    }
-
-    /// Returns the id under which the client is asked; none if it is asked too much already.
-    fn remember(&self, asker: Asker, reply_to: Option<ReplyTo>) -> Option<u64> {
-        let id = self.last_asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut all = lock(&self.asked);
-        if all.len() >= ASKED_MAX {
-            return None;
-        }
-        all.insert(id, Asked { asker, reply_to });
-        Some(id)
-    }
-
-    /// Tells the client that an upstream withdrew what it asked, or that it is gone.
-    fn withdraw(&self, which: impl Fn(&Asked) -> bool, params: impl Fn(u64) -> Vec<u8>) {
-        let withdrawn: Vec<_> = {
-            let mut asked = lock(&self.asked);
-            asked.extract_if(|_, asked| which(asked)).collect()
-        };
-        for (id, Asked { asker, reply_to }) in withdrawn {
-            if let Asker::Upstream { connection, .. } = asker {
-                connection.asked();
-            }
-            let line = mcp::notification_line("notifications/cancelled", &params(id));
-            self.send_by(reply_to.as_ref(), &[line.into()]);
-        }
-    }
-
-    fn upstream_notification(
-        &self,
-        upstream: &Upstream,
-        connection: &Arc<Connection>,
-        message: &Message,
-        origin: Option<&OpenRequest>,
-    ) {
-        match &*message.method() {
-            "notifications/tools/list_changed" => upstream.stale(&[ListKind::Tools]),
-            "notifications/prompts/list_changed" => upstream.stale(&[ListKind::Prompts]),
-            "notifications/resources/list_changed" => {
-                upstream.stale(&[ListKind::Resources, ListKind::Templates]);
-            }
-            "notifications/subscriptions/acknowledged" => {}
-            "notifications/progress" => {
-                let known = message
-                    .body_member("progressToken")
-                    .and_then(|token| connection.progress(token));
-                let Some((token, caller)) = known else { return };
-                let caller = caller.and_then(request_of);
-                if let Some(range) = json::member(&message.body(), "progressToken") {
-                    let params = json::splice(&message.body(), &[(range, token)]);
-                    self.send_for(caller.as_deref(), &message.with(None, Some(&params.into())));
-                }
-            }
-            "notifications/cancelled" => {
-                let Some(theirs) = message.body_member("requestId") else { return };
-                let body = message.body();
-                let Some(range) = json::member(&body, "requestId") else { return };
-                self.withdraw(
-                    |asked| {
-                        asked.is_of(connection)
-                            && matches!(&asked.asker, Asker::Upstream { id, .. } if id == theirs)
-                    },
-                    |id| json::splice(&body, &[(range.clone(), id.to_string().into())]),
-                );
-            }
-            "notifications/resources/updated" if self.era() == Era::Modern => {
-                self.tell_of_update(message);
-            }
-            "notifications/resources/updated" => {
-                let params = bridge::without_subscription(&message.body());
-                self.send(&message.with(None, (!params.is_empty()).then_some(&params)));
-            }
-            "notifications/message" if self.era() == Era::Modern => {
-                if let Some(open) = origin.filter(|open| bridge::wants_log(open, message)) {
-                    self.send_for(Some(open), &message.with(None, None));
-                }
-            }
-            // What is no part of a request has no place in the modern era.
-            _ if self.era() == Era::Modern && origin.is_none() => {}
-            _ => self.send_for(origin, &message.with(None, None)),
-        }
-    }
-
     fn client_is_ready(&self) {
         self.client_ready.send_if_modified(|ready| !std::mem::replace(ready, true));
-    }
-
-    /// Announces changed lists, once for all changes that come together.
-    async fn announce(self: Arc<Self>) {
-        let Some(client) = self.client.get() else { return };
-        let changes = async {
-            let _ = self.client_ready.subscribe().wait_for(|ready| *ready).await;
-            loop {
-                self.lists_changed.notified().await;
-                tokio::time::sleep(ANNOUNCE_DEBOUNCE).await;
-                for method in list_changed(&client.aggregator.announce()) {
-                    match client.revision.era() {
-                        Era::Legacy => self.send(&[mcp::notification_line(method, b"").into()]),
-                        Era::Modern => self.tell_of_list(method),
-                    }
-                }
-            }
-        };
-        let _: Option<()> = self.setup.shutdown.run_until_cancelled(changes).await;
     }
 
     fn reply(&self, to: &ReplyTo, line: &[Bytes]) {
@@ -856,73 +583,6 @@ impl Session {
     }
 }
 
-impl Listener for Session {
-    fn outbox(&self) -> Option<&Outbox> {
-        match &self.channel {
-            Channel::Lines(outbox) => Some(outbox),
-            Channel::Events(_) | Channel::Nowhere => None,
-        }
-    }
-
-    fn message(
-        &self,
-        upstream: &Arc<Upstream>,
-        connection: &Arc<Connection>,
-        message: Message,
-        belongs: Belongs,
-    ) {
-        // On stdio nothing says what a message belongs to. Of a single client it is most likely its
-        // last call; where several may share the upstream, only one that is alone can be meant.
-        let guess = || match (&self.channel, self.era()) {
-            (Channel::Nowhere, _) => connection.only_origin(),
-            (Channel::Lines(_) | Channel::Events(_), _) => connection.origin(None),
-        };
-        match message.kind() {
-            Kind::Request if message.method() == "ping" => {
-                connection
-                    .send(&[mcp::result_line(&message.id().unwrap_or_default(), b"{}").into()]);
-            }
-            Kind::Request => {
-                let origin = match belongs {
-                    Belongs::To(origin) => Some(origin),
-                    Belongs::Unknown | Belongs::Ours => guess(),
-                };
-                let origin = origin.and_then(request_of);
-                self.ask(connection, message, origin.as_deref());
-            }
-            Kind::Notification => {
-                let origin = match belongs {
-                    Belongs::To(origin) => Some(origin),
-                    Belongs::Unknown if self.era() == Era::Modern => guess(),
-                    Belongs::Unknown | Belongs::Ours => None,
-                };
-                let origin = origin.and_then(request_of);
-                self.upstream_notification(upstream, connection, &message, origin.as_deref());
-            }
-            Kind::Response => {}
-        }
-    }
-
-    fn ready(&self, upstream: &Arc<Upstream>, connection: &Arc<Connection>) {
-        if let Some(client) = self.client.get() {
-            client.aggregator.catch_up(upstream, connection);
-        }
-    }
-
-    fn listing_changed(&self, _upstream: &Arc<Upstream>) {
-        let Some(client) = self.client.get() else { return };
-        client.aggregator.listing_changed();
-        self.lists_changed.notify_one();
-    }
-
-    fn connection_lost(&self, connection: &Arc<Connection>) {
-        self.withdraw(
-            |asked| asked.is_of(connection),
-            |id| format!(r#"{{"requestId":{id},"reason":"the server is gone"}}"#).into_bytes(),
-        );
-    }
-}
-
 fn exchange(client: &Client, message: &Message) -> Box<Exchange> {
     let mut exchange = Exchange::new(Arc::clone(&client.caller), &message.method(), message.body());
     exchange.traceparent = message.body_member("_meta").and_then(|meta| {
@@ -951,33 +611,10 @@ fn answer_line(id: &Bytes, outcome: &Outcome, answer: Option<&Message>, era: Era
     vec![head.into(), json, Bytes::from_static(b"}\n")]
 }
 
-/// Returns the notifications that announce these lists.
-fn list_changed(kinds: &[ListKind]) -> Vec<&'static str> {
-    let mut methods: Vec<_> = kinds
-        .iter()
-        .map(|kind| match kind {
-            ListKind::Tools => "notifications/tools/list_changed",
-            ListKind::Prompts => "notifications/prompts/list_changed",
-            ListKind::Resources | ListKind::Templates => "notifications/resources/list_changed",
-        })
-        .collect();
-    methods.dedup();
-    methods
-}
-
 fn send_if_ready(upstream: &Arc<Upstream>, message: &Message) {
     if let crate::upstream::State::Ready(connection) = upstream.state()
         && connection.era() == Era::Legacy
     {
         connection.send(&message.with(None, None));
     }
-}
-
-/// Returns the request of ours that somebody's call is.
-fn request_of(origin: Origin) -> Option<Arc<OpenRequest>> {
-    origin.downcast().ok()
-}
-
-fn number(raw: &[u8]) -> Option<u64> {
-    std::str::from_utf8(raw).ok()?.parse().ok()
 }
