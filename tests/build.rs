@@ -1,4 +1,4 @@
-//! Builds the components that only tests load: the hostile one, and the example for authors.
+//! Builds the components that only tests load: the hostile one, the witness, and the example for authors.
 
 #[path = "../host/build/components.rs"]
 mod components;
@@ -18,7 +18,8 @@ fn build() -> Result<(), Box<dyn Error>> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = tests.parent().ok_or("the package is not in its repository")?;
     let hostile = Plugin { directory: "hostile", package: "hostile", output: "hostile" };
-    components::build(&tests.join("components"), root, &[hostile])?;
+    let witness = Plugin { directory: "witness", package: "witness", output: "witness" };
+    components::build(&tests.join("components"), root, &[hostile, witness])?;
     let redact = Plugin { directory: "examples/redact", package: "redact", output: "redact" };
     components::build(&root.join("plugins"), root, &[redact])
 }

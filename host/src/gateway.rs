@@ -1,4 +1,4 @@
-//! The path of a call, on one screen.
+//! The path of a call, on one screen; and of everything else that interceptors see.
 
 use std::sync::Arc;
 
@@ -8,13 +8,22 @@ use tokio::sync::watch;
 use crate::aggregator::{Aggregator, Answer, Forward, Target, builtin};
 use crate::downstream::OpenRequest;
 use crate::mcp::Message;
-use crate::pipeline::{CallError, Exchange, Outcome, Pipeline};
+use crate::pipeline::{CallError, Exchange, MessageKind, Outcome, Pipeline};
 
 /// The pipeline every call passes, whichever session it belongs to.
 #[derive(Clone)]
 pub struct Gateway {
     /// Empty until the components are compiled; calls wait for it.
     pipeline: watch::Receiver<Option<Arc<Pipeline>>>,
+}
+
+/// A message that is no call, past the interceptors that see its kind, until its answer was past them too.
+///
+/// Dropping it tells them that it was withdrawn.
+pub struct Passage {
+    pipeline: Arc<Pipeline>,
+    exchange: Option<Box<Exchange>>,
+    entered: usize,
 }
 
 /// A request on its way in.
@@ -68,12 +77,83 @@ impl Gateway {
         (pipeline.after_response(entered, exchange).await, answer)
     }
 
+    /// Returns whether an interceptor sees messages of a kind.
+    ///
+    /// If one does, the gateway begins to serve only when the pipeline is there.
+    pub fn sees(&self, kind: MessageKind) -> bool {
+        self.pipeline.borrow().as_ref().is_some_and(|pipeline| pipeline.sees(kind))
+    }
+
+    /// Takes anything but a call past the interceptors.
+    ///
+    /// # Errors
+    ///
+    /// How it ended there: it was answered or refused, and goes no further.
+    pub fn pass(&self, exchange: Box<Exchange>) -> Result<Passage, Outcome> {
+        let Some(pipeline) = self.pipeline.borrow().clone() else {
+            return Err(Outcome::Failed(CallError::NoPipeline));
+        };
+        let (mut exchange, entered) = pipeline.before_message(exchange);
+        match exchange.outcome.take() {
+            None => Ok(Passage { pipeline, exchange: Some(exchange), entered }),
+            Some(outcome) => {
+                Err(Passage { pipeline, exchange: Some(exchange), entered }.end(outcome))
+            }
+        }
+    }
+
+    /// Takes a notification past the interceptors. Returns its params, if they are other ones now.
+    ///
+    /// # Errors
+    ///
+    /// Why it goes no further.
+    pub fn notify(&self, exchange: Box<Exchange>) -> Result<Option<Bytes>, CallError> {
+        let Some(pipeline) = self.pipeline.borrow().clone() else { return Ok(None) };
+        let (exchange, _) = pipeline.before_message(exchange);
+        match exchange.outcome {
+            Some(Outcome::Failed(error)) => Err(error),
+            _ => Ok(exchange.params_edited.then_some(exchange.params)),
+        }
+    }
+
     /// Returns the pipeline, waiting while it is being loaded. None if it cannot be.
     async fn pipeline(&self) -> Option<Arc<Pipeline>> {
         if let Some(pipeline) = &*self.pipeline.borrow() {
             return Some(Arc::clone(pipeline));
         }
         self.pipeline.clone().wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+impl Passage {
+    /// Returns the params, if they are other ones now.
+    pub fn params(&self) -> Option<&Bytes> {
+        let exchange = self.exchange.as_ref()?;
+        exchange.params_edited.then_some(&exchange.params)
+    }
+
+    /// Takes the answer past the interceptors. Returns what they made of it.
+    pub fn end(mut self, outcome: Outcome) -> Outcome {
+        self.finish(outcome)
+    }
+
+    fn finish(&mut self, outcome: Outcome) -> Outcome {
+        let Some(mut exchange) = self.exchange.take() else { return outcome };
+        exchange.outcome = Some(outcome);
+        let exchange = self.pipeline.after_message(self.entered, exchange);
+        exchange.outcome.unwrap_or(Outcome::Failed(CallError::Cancelled))
+    }
+}
+
+impl std::fmt::Debug for Passage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Passage").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.finish(Outcome::Failed(CallError::Cancelled));
     }
 }
 

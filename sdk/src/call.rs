@@ -1,10 +1,10 @@
-//! A call, as a hook sees it.
+//! A message, most often a call, as a hook sees it.
 
 use std::time::Duration;
 
-use crate::bindings::ultra::plugin::types::{Exchange, Head, Operation, Traits};
+use crate::bindings::ultra::plugin::types::{Era, Exchange, Head, Operation, Traits};
 
-/// One call, and in `after` its outcome.
+/// One message, most often a call, and in `after` its outcome.
 ///
 /// What comes from the head costs nothing. Everything else is a call to the gateway of about 0.2 µs,
 /// and more for a large payload: ask only for what is needed.
@@ -34,7 +34,17 @@ impl<'a> Call<'a> {
         Duration::from_nanos(self.head.elapsed_ns)
     }
 
-    /// Returns whether an error takes the place of the result. `after` only, like all that follow here.
+    /// Returns whether the upstream sent this to the client: a question, or a notification.
+    pub fn from_server(&self) -> bool {
+        self.head.traits.contains(Traits::FROM_SERVER)
+    }
+
+    /// Returns whether this is a notification: it has no `after`.
+    pub fn notification(&self) -> bool {
+        self.head.traits.contains(Traits::NOTIFICATION)
+    }
+
+    /// Returns whether an error takes the place of the result. `after` only, like the four that follow.
     pub fn failed(&self) -> bool {
         self.head.traits.contains(Traits::FAILED)
     }
@@ -64,7 +74,7 @@ impl<'a> Call<'a> {
         self.exchange.method()
     }
 
-    /// Returns the upstream the call goes to, by its name in the config.
+    /// Returns the upstream the message goes to or comes from, by its name in the config.
     pub fn upstream(&self) -> Option<String> {
         self.exchange.upstream()
     }
@@ -82,6 +92,16 @@ impl<'a> Call<'a> {
     /// Returns the id of the MCP session.
     pub fn session(&self) -> String {
         self.exchange.session()
+    }
+
+    /// Returns how the client talks: with a session, or without.
+    pub fn era(&self) -> Era {
+        self.exchange.era()
+    }
+
+    /// Returns the revision of MCP that client and gateway talk, such as `2025-11-25`.
+    pub fn protocol_version(&self) -> String {
+        self.exchange.protocol_version()
     }
 
     /// Returns `params._meta.traceparent` as sent.

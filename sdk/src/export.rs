@@ -8,9 +8,11 @@ use crate::{Call, Phases, bindings};
 pub enum Flow {
     /// It goes on, with the changes made through [`Call`].
     Next,
-    /// It is refused, or in `after` its result is withheld. The reason is meant for the client. Needs `deny`.
+    /// It is refused, or in `after` its result is withheld. The reason is meant for whoever sent it. A
+    /// notification goes no further. Needs `deny`.
     Deny(String),
-    /// This result, as JSON text, answers it in place of the upstream. `before` only. Needs `answer`.
+    /// This result, as JSON text, answers it in place of whoever would. `before` of calls and of questions
+    /// of upstreams only. Needs `answer`.
     Answer(String),
 }
 
@@ -33,13 +35,13 @@ pub trait Interceptor: Sized + 'static {
         Phases::all()
     }
 
-    /// Meets a call before the upstream sees it.
+    /// Meets a message before its receiver sees it. `sees` in the manifest says which; calls, if it is not there.
     fn before(&self, call: &Call<'_>) -> Flow {
         let _ = call;
         Flow::Next
     }
 
-    /// Meets its outcome.
+    /// Meets its outcome. Notifications have none.
     fn after(&self, call: &Call<'_>) -> Flow {
         let _ = call;
         Flow::Next

@@ -44,7 +44,7 @@ pub mod export;
 mod settings;
 
 pub use bindings::exports::ultra::plugin::lifecycle::Phases;
-pub use bindings::ultra::plugin::types::{Field, Operation, Value};
+pub use bindings::ultra::plugin::types::{Era, Field, Operation, Value};
 pub use bindings::ultra::plugin::{audit, clock, log, metrics, state, trace};
 pub use call::Call;
 pub use export::{Flow, Interceptor};

@@ -353,18 +353,25 @@ impl Aggregator {
                 ));
             }
             (None, Era::Modern) => self.by_rounds(connection, request).await?,
+            (Some(_), Era::Modern) if open.shows_questions() => {
+                let running = match bridge::resume(&place, open)? {
+                    Some(running) => running,
+                    None => bridge::start(open, Self::shown_rounds(connection, request)?),
+                };
+                let (outcome, response) = running.answer(&place).await?;
+                (self.named(&place, outcome), response)
+            }
             (Some(_), Era::Modern) => {
                 let params = bridge::open_state(&place)?;
                 let (outcome, response) =
                     answer(self.once(connection, request, &params, unchanged).await?);
-                match outcome {
+                let outcome = match outcome {
                     Outcome::Result { json, tool_error } => {
-                        let json = bridge::seal_state(&place, &json);
-                        let json = self.with_task_name(&place, &json);
-                        (Outcome::Result { json, tool_error }, response)
+                        Outcome::Result { json: bridge::seal_state(&place, &json), tool_error }
                     }
-                    outcome => (outcome, response),
-                }
+                    outcome => outcome,
+                };
+                (self.named(&place, outcome), response)
             }
             (Some(meta), Era::Legacy) => {
                 let running = match bridge::resume(&place, open)? {
@@ -373,13 +380,11 @@ impl Aggregator {
                         if let Some(level) = &meta.log_level {
                             self.log_from(upstream, connection, level);
                         }
-                        bridge::start(
-                            open,
-                            self.once(connection, request, params, |params| {
-                                let params = modern::without_meta(&params);
-                                edit::remove(&params, &["inputResponses", "requestState"]).into()
-                            }),
-                        )
+                        let call = self.once(connection, request, params, |params| {
+                            let params = modern::without_meta(&params);
+                            edit::remove(&params, &["inputResponses", "requestState"]).into()
+                        });
+                        bridge::start(open, async { Ok(answer(call.await?)) })
                     }
                 };
                 running.answer(&place).await?
@@ -398,19 +403,42 @@ impl Aggregator {
         Ok((outcome, response))
     }
 
-    /// Returns a result with our name for the task that it tells of.
-    fn with_task_name(&self, place: &Place<'_>, result: &Bytes) -> Bytes {
+    /// Returns an outcome with our name for the task that it tells of.
+    fn named(&self, place: &Place<'_>, outcome: Outcome) -> Outcome {
+        let Outcome::Result { json: result, tool_error } = outcome else { return outcome };
         let tells = place.method.starts_with("tasks/")
-            || json::member(result, "resultType")
+            || json::member(&result, "resultType")
                 .is_some_and(|range| &result[range] == b"\"task\"");
-        if !tells || self.naming == Naming::Own {
-            return result.clone();
-        }
-        let id = json::member(result, "taskId")
-            .and_then(|range| Some((range.clone(), json::string(&result[range])?)));
-        let Some((range, id)) = id else { return result.clone() };
-        let name = place.seal.task(place.principal, place.upstream, &id);
-        json::splice(result, &[(range, json::quote(&name).into())]).into()
+        let id = json::member(&result, "taskId")
+            .and_then(|range| Some((range.clone(), json::string(&result[range])?.into_owned())));
+        let json = match id.filter(|_| tells && self.naming != Naming::Own) {
+            Some((range, id)) => {
+                let name = place.seal.task(place.principal, place.upstream, &id);
+                json::splice(&result, &[(range, json::quote(&name).into())]).into()
+            }
+            None => result,
+        };
+        Outcome::Result { json, tool_error }
+    }
+
+    /// Asks a modern client what a modern server wants to know, and shows the interceptors each question
+    /// by itself: the call waits here for its answers, as that of a legacy server does.
+    fn shown_rounds(
+        connection: &Arc<Connection>,
+        request: &Forward<'_>,
+    ) -> Result<impl Future<Output = Result<Answer, CallError>> + Send + 'static, CallError> {
+        let session = request.open.session().ok_or(CallError::Cancelled)?;
+        let aggregator = session.aggregator().cloned().ok_or(CallError::Cancelled)?;
+        let (connection, upstream) = (Arc::clone(connection), Arc::clone(request.upstream));
+        let (message, open) = (request.message.clone(), Arc::clone(request.open));
+        let (method, params) = (request.method.to_owned(), request.params.clone());
+        let edit = request.edit.clone();
+        Ok(async move {
+            let (upstream, message, open) = (&upstream, &message, &open);
+            let (method, params) = (&*method, &params);
+            let request = Forward { upstream, message, method, params, edit, open };
+            aggregator.by_rounds(&connection, &request).await
+        })
     }
 
     /// Asks the client what a modern server wants to know, as often as it wants to know something.
@@ -424,16 +452,20 @@ impl Aggregator {
             .log_level
             .as_ref()
             .and_then(|params| json::member(params, "level").map(|range| params.slice(range)));
+        let is_modern = open.meta().is_some();
         let mut params = request.params.clone();
         let mut round = 0;
         loop {
             let (sender, level) = (Arc::clone(upstream), level.clone());
-            let translate = move |params: Bytes| sender.modern(&params, level.as_deref());
+            let translate = move |params: Bytes| match is_modern {
+                true => params,
+                false => sender.modern(&params, level.as_deref()),
+            };
             let message = self.once(connection, request, &params, translate).await?;
             if !bridge::is_input_required(&message) {
                 let (outcome, response) = answer(message);
                 let outcome = match outcome {
-                    Outcome::Result { json, tool_error } => {
+                    Outcome::Result { json, tool_error } if !is_modern => {
                         Outcome::Result { json: bridge::plain(&json), tool_error }
                     }
                     outcome => outcome,

@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::seal::{Inner, STATE_TTL, Seal, digest};
+use crate::aggregator::Answer;
 use crate::downstream::{OpenRequest, Question};
 use crate::lock;
-use crate::mcp::{self, Message, json};
+use crate::mcp::{Message, json};
 use crate::pipeline::{CallError, Outcome};
-use crate::upstream::UpstreamError;
 
 /// A client may leave so many calls open.
 const PARKED_MAX: usize = 256;
@@ -28,7 +28,7 @@ const GATHER: Duration = Duration::from_millis(10);
 /// A call that is open upstream. Dropping it cancels it there.
 pub(crate) struct Running {
     /// Not looked at while the call is parked: then it waits for its client.
-    answer: Pin<Box<dyn Future<Output = Result<Message, UpstreamError>> + Send>>,
+    answer: Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send>>,
     questions: mpsc::UnboundedReceiver<Question>,
     /// The request that began it: what belongs to the call comes to it.
     began: Arc<OpenRequest>,
@@ -40,17 +40,6 @@ pub(crate) struct Running {
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running").field("asked", &self.asked).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        while let Ok(question) = self.questions.try_recv() {
-            question.connection.asked();
-        }
-        for (_, question) in &self.asked {
-            question.connection.asked();
-        }
     }
 }
 
@@ -79,7 +68,7 @@ pub(crate) struct Place<'a> {
 /// Takes up a call that has begun.
 pub(crate) fn start(
     open: &Arc<OpenRequest>,
-    call: impl Future<Output = Result<Message, UpstreamError>> + Send + 'static,
+    call: impl Future<Output = Result<Answer, CallError>> + Send + 'static,
 ) -> Running {
     let questions = open.take_questions();
     Running {
@@ -116,29 +105,26 @@ pub(crate) fn resume(
     }
     let responses = json::member(place.params, "inputResponses");
     let responses = responses.map_or(&b"{}"[..], |range| &place.params[range]);
-    running.asked.retain(|(key, question)| {
-        let Some(range) = json::member(responses, key) else { return true };
-        let id = question.message.id().unwrap_or_default();
-        question.connection.asked();
-        question.connection.send(&[mcp::result_line(&id, &responses[range]).into()]);
-        false
-    });
+    let response = |key: &str| {
+        json::member(responses, key).map(|range| Bytes::copy_from_slice(&responses[range]))
+    };
+    let (answered, asked): (Vec<_>, _) =
+        running.asked.drain(..).partition(|(key, _)| response(key).is_some());
+    running.asked = asked;
+    for (key, question) in answered {
+        let json = response(&key).unwrap_or_default();
+        question.answer(Outcome::Result { json, tool_error: false }, None);
+    }
     Ok(Some(running))
 }
 
 impl Running {
     /// Waits for the answer, or for something that the client has to be asked first.
-    pub(crate) async fn answer(
-        mut self,
-        place: &Place<'_>,
-    ) -> Result<(Outcome, Option<Message>), CallError> {
+    pub(crate) async fn answer(mut self, place: &Place<'_>) -> Result<Answer, CallError> {
         if self.asked.is_empty() {
             tokio::select! {
                 biased;
-                answer = &mut self.answer => {
-                    let message = answer?;
-                    return Ok((outcome(&message), Some(message)));
-                }
+                answer = &mut self.answer => return answer,
                 Some(question) = self.questions.recv() => self.note(question),
             }
         }
@@ -151,7 +137,7 @@ impl Running {
         let requests: Vec<_> = self
             .asked
             .iter()
-            .map(|(key, question)| input_request(key, &question.message))
+            .map(|(key, question)| input_request(key, question.message()))
             .collect();
         let parking = &session.parked;
         // Of no use to guess: another session may have a call with the same params.

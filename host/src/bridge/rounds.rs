@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 
 use crate::downstream::OpenRequest;
 use crate::mcp::{Message, edit, json};
@@ -20,7 +21,7 @@ pub(crate) fn is_input_required(answer: &Message) -> bool {
 
 /// Asks the client what the server wants to know. Returns the params to make the request again with.
 pub(crate) async fn next_round(
-    upstream: &str,
+    upstream: &Arc<str>,
     round: usize,
     params: &Bytes,
     answer: &Message,
@@ -28,19 +29,24 @@ pub(crate) async fn next_round(
 ) -> Result<Bytes, CallError> {
     if round >= ROUNDS_MAX {
         let reason = format!("it asked more than {ROUNDS_MAX} times");
-        return Err(UpstreamError::Invalid { upstream: upstream.to_owned(), reason }.into());
+        return Err(UpstreamError::Invalid { upstream: upstream.to_string(), reason }.into());
     }
     let requests = answer.body_member("inputRequests").unwrap_or(b"{}");
-    let mut responses = b"{".to_vec();
-    for (key, range) in json::members(requests) {
+    // All at once: a client that can be asked only in answer to a request is asked once.
+    let asked = json::members(requests).map(|(key, range)| async move {
         let request = &requests[range];
         let member = |key| json::member(request, key).map(|range| &request[range]);
         let method = member("method").and_then(json::string).unwrap_or_default();
         if !matches!(&*method, "elicitation/create" | "sampling/createMessage" | "roots/list") {
             let reason = format!("it wants the client to answer `{method}`");
-            return Err(UpstreamError::Invalid { upstream: upstream.to_owned(), reason }.into());
+            let upstream = upstream.to_string();
+            return Err(CallError::from(UpstreamError::Invalid { upstream, reason }));
         }
-        let result = open.ask(&method, member("params").unwrap_or(b"")).await?;
+        let result = open.ask(upstream, &method, member("params").unwrap_or(b"")).await?;
+        Ok((key, result))
+    });
+    let mut responses = b"{".to_vec();
+    for (key, result) in try_join_all(asked).await? {
         if responses.len() > 1 {
             responses.push(b',');
         }

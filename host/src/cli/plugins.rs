@@ -87,12 +87,11 @@ fn table(plugins: &[&PluginInfo]) -> Table {
         Column::new("PRIORITY").right(),
         Column::new("REQUEST"),
         Column::new("RESPONSE"),
+        Column::new("SEES").cut(),
         Column::new("CAPABILITIES").cut(),
         Column::new("DIGEST"),
     ]);
     for (index, plugin) in plugins.iter().enumerate() {
-        let capabilities =
-            plugin.capabilities.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let number = match plugin.state {
             State::Active => (index + 1).to_string(),
             State::Disabled | State::Refused => "off".to_owned(),
@@ -106,13 +105,17 @@ fn table(plugins: &[&PluginInfo]) -> Table {
             Cell::or_dash(plugin.priority.map(|priority| priority.to_string()).as_deref()),
             mode(plugin.request),
             mode(plugin.response),
-            Cell::or_dash(
-                Some(capabilities.as_str()).filter(|capabilities| !capabilities.is_empty()),
-            ),
+            list(&plugin.sees),
+            list(&plugin.capabilities),
             Cell::or_dash(digest.and_then(|digest| digest.get(..DIGEST_CHARS))).paint(Paint::Dim),
         ]);
     }
     table
+}
+
+fn list(items: &[impl ToString]) -> Cell {
+    let text = items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Cell::or_dash(Some(text.as_str()).filter(|text| !text.is_empty()))
 }
 
 /// A phase that the component has no hook for has no mode.
@@ -128,6 +131,7 @@ fn mode(mode: Option<FailureMode>) -> Cell {
 mod tests {
     use super::*;
     use crate::cli::output::tests::Captured;
+    use crate::pipeline::MessageKind;
     use crate::wasm::Capability;
 
     fn plugin(id: &str, priority: i32) -> PluginInfo {
@@ -139,6 +143,7 @@ mod tests {
             priority: Some(priority),
             request: Some(FailureMode::Open),
             response: Some(FailureMode::Closed),
+            sees: vec![MessageKind::Calls],
             sees_all_outcomes: false,
             capabilities: vec![Capability::Log],
             digest: Some(

@@ -70,6 +70,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         tracing::warn!("plugin `{}` is refused: {}", refused.file, refused.reason);
     }
     plan.check()?;
+    let waits_for_plugins = plan.sees_more_than_calls();
 
     let listener = match args.http {
         Some(address) => Some(listen(address, &config).await?),
@@ -108,6 +109,11 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
             load(plan, place.as_ref(), &outlets, store, &pipeline, &shutdown)
         })
     };
+    if waits_for_plugins {
+        // Whoever sees how a session begins must be there before it does.
+        let mut loading = loading.clone();
+        let _ = loading.wait_for(Option::is_some).await;
+    }
     let setup = Setup {
         gateway: Gateway::new(loading),
         server_name: config.server.name.clone(),

@@ -61,7 +61,7 @@ const UPSTREAM: &[&str] = &[
 const OAUTH: &[&str] =
     &["client_id", "client_secret", "client_metadata_url", "scopes", "callback_port"];
 const PLUGINS: &[&str] = &["directory", "disabled", "allow_refused", "overrides"];
-const OVERRIDE: &[&str] = &["priority", "request", "response", "capabilities", "settings"];
+const OVERRIDE: &[&str] = &["priority", "request", "response", "sees", "capabilities", "settings"];
 const STORAGE: &[&str] = &["backend", "path", "payload_bytes_max", "retention", "retention_rows"];
 const OBSERVABILITY: &[&str] = &["enabled", "endpoint", "protocol", "service_name", "headers"];
 
@@ -398,6 +398,7 @@ impl Reader<'_> {
             priority: self.integer(&section, "priority"),
             request: self.choice(&section, "request", MODES),
             response: self.choice(&section, "response", MODES),
+            sees: section.get("sees").is_some().then(|| self.list(&section, "sees", false)),
             capabilities: section
                 .get("capabilities")
                 .is_some()

@@ -320,6 +320,8 @@ pub struct PluginOverride {
     pub request: Option<FailureMode>,
     /// Failure mode of the response phase.
     pub response: Option<FailureMode>,
+    /// Kinds of messages it meets; those of the manifest if none.
+    pub sees: Option<Vec<String>>,
     /// Capabilities granted; all the manifest asks for if none are named.
     pub capabilities: Option<Vec<String>>,
     /// Merged over the manifest's default settings, key by key.

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{OpenRequest, Session};
+use super::{OpenRequest, Session, reply};
+use crate::gateway::Passage;
 use crate::lock;
-use crate::mcp::{self, Message, edit, json, modern};
+use crate::mcp::{self, Era, Message, edit, json, modern};
+use crate::pipeline::Outcome;
 
 /// A client that listens.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub(super) struct Listening {
     lists: Vec<&'static str>,
     /// URIs, as raw JSON strings.
     resources: Vec<Bytes>,
+    /// The interceptors that saw it.
+    passage: Option<Passage>,
 }
 
 /// Members of the filter, and what they let through.
@@ -33,10 +37,17 @@ const RESOURCES_MAX: usize = 1000;
 
 impl Session {
     /// Begins to tell a client what it wants to hear. Says first what that will be.
-    pub(super) fn listen(self: &Arc<Self>, message: &Message, id: &Bytes, open: &Arc<OpenRequest>) {
+    pub(super) fn listen(
+        self: &Arc<Self>,
+        params: &Bytes,
+        id: &Bytes,
+        open: &Arc<OpenRequest>,
+        passage: Option<Passage>,
+    ) {
         let Some(aggregator) = self.aggregator() else { return };
         aggregator.note_lists();
-        let filter = message.body_member("notifications").unwrap_or(b"{}");
+        let filter = json::member(params, "notifications");
+        let filter = filter.map_or(&b"{}"[..], |range| &params[range]);
         let wants = |key| json::member(filter, key).is_some_and(|range| &filter[range] == b"true");
         let wanted: Vec<_> = LISTS.into_iter().filter(|(key, _)| wants(key)).collect();
         let uris =
@@ -59,6 +70,7 @@ impl Session {
             request: Arc::clone(open),
             lists: wanted.into_iter().map(|(_, method)| method).collect(),
             resources,
+            passage,
         };
         // Before anything else (2026-07-28, basic/utilities/subscriptions).
         listening.tell("notifications/subscriptions/acknowledged", params.as_bytes());
@@ -90,11 +102,17 @@ impl Session {
 
     /// Ends all that listen, with an answer.
     pub(super) fn end_listening(&self) {
-        for listening in lock(&self.listening).drain(..) {
+        let all = std::mem::take(&mut *lock(&self.listening));
+        for mut listening in all {
             let result =
                 edit::set(br#"{"resultType":"complete"}"#, &[("_meta", &listening.meta(b"{}"))]);
-            let line = mcp::result_line(&listening.id, &result);
-            let _ = listening.request.reply_to().answer(&[line.into()]);
+            let outcome = Outcome::Result { json: result.into(), tool_error: false };
+            let outcome = match listening.passage.take() {
+                Some(passage) => passage.end(outcome),
+                None => outcome,
+            };
+            let line = reply::line(&listening.id, &outcome, None, Era::Modern);
+            let _ = listening.request.reply_to().answer(&line);
         }
     }
 

@@ -5,9 +5,11 @@ pub mod http;
 mod listening;
 mod modern;
 mod open;
+mod question;
 mod reply;
 mod session;
 pub mod stdio;
 
-pub use open::{OpenRequest, Question};
+pub use open::OpenRequest;
+pub use question::Question;
 pub use session::{Session, Setup};

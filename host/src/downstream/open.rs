@@ -5,12 +5,11 @@ use std::sync::{Arc, Mutex, Weak};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 
-use super::Session;
 use super::channel::ReplyTo;
+use super::{Question, Session};
 use crate::lock;
-use crate::mcp::Message;
 use crate::mcp::modern::RequestMeta;
-use crate::pipeline::CallError;
+use crate::pipeline::{CallError, MessageKind};
 use crate::upstream::Connection;
 use crate::wire::NotQueued;
 
@@ -25,15 +24,6 @@ pub struct OpenRequest {
     sent: Mutex<Option<(Arc<Connection>, u64)>>,
     /// Takes what the upstream asks meanwhile, where the client cannot be asked.
     questions: Mutex<Option<mpsc::UnboundedSender<Question>>>,
-}
-
-/// What an upstream asks while it works on a request.
-#[derive(Debug)]
-pub struct Question {
-    /// Who asks.
-    pub connection: Arc<Connection>,
-    /// Method, id and params.
-    pub message: Message,
 }
 
 impl OpenRequest {
@@ -99,17 +89,29 @@ impl OpenRequest {
     }
 
     /// Hands over what an upstream asks. Gives it back if nobody takes it.
-    pub(super) fn question(&self, question: Question) -> Result<(), Question> {
+    pub(super) fn question(&self, question: Question) -> Option<Question> {
         match &*lock(&self.questions) {
-            Some(questions) => questions.send(question).map_err(|unsent| unsent.0),
-            None => Err(question),
+            Some(questions) => questions.send(question).err().map(|unsent| unsent.0),
+            None => Some(question),
         }
     }
 
-    /// Asks the client something, and returns its result.
-    pub async fn ask(&self, method: &str, params: &[u8]) -> Result<Bytes, CallError> {
+    /// Asks the client something on behalf of an upstream, and returns its result.
+    pub async fn ask(
+        &self,
+        upstream: &Arc<str>,
+        method: &str,
+        params: &[u8],
+    ) -> Result<Bytes, CallError> {
         let session = self.session.upgrade().ok_or(CallError::Cancelled)?;
-        session.ask_client(method, params, &self.reply_to()).await
+        session.ask_client(upstream, method, params, self).await
+    }
+
+    /// Returns whether an interceptor sees what the client is asked.
+    pub fn shows_questions(&self) -> bool {
+        self.session
+            .upgrade()
+            .is_some_and(|session| session.gateway().sees(MessageKind::ServerRequests))
     }
 
     /// Returns the session it belongs to.

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::mcp::{Era, JsonError, MessageError, modern};
-use crate::pipeline::{CallError, StageError};
+use crate::mcp::{Era, JsonError, Message, MessageError, modern};
+use crate::pipeline::{CallError, Outcome, StageError};
 use crate::upstream::UpstreamError;
 
 /// JSON-RPC: the text is not JSON.
@@ -130,4 +130,27 @@ pub(super) fn invalid_request(text: &str) -> Bytes {
 fn object(code: i32, message: &str, mut data: Value) -> Bytes {
     data["gateway"] = "ultra".into();
     json!({"code": code, "message": message, "data": data}).to_string().into()
+}
+/// Returns the line that answers a request: the peer's own but for the id, where it is the peer's answer.
+pub(super) fn line(
+    id: &Bytes,
+    outcome: &Outcome,
+    answer: Option<&Message>,
+    era: Era,
+) -> Vec<Bytes> {
+    let (json, is_error) = match outcome {
+        Outcome::Result { json, .. } => (json.clone(), false),
+        Outcome::Rpc { json } => (json.clone(), true),
+        Outcome::Failed(error) => (call_error(error, era), true),
+    };
+    if let Some(answer) = answer.filter(|answer| answer.is_error() == is_error) {
+        let body = answer.body();
+        let same = body.as_ptr() == json.as_ptr() && body.len() == json.len();
+        return answer.with(Some(id), (!same).then_some(&json));
+    }
+    let mut head = Vec::with_capacity(id.len() + 32);
+    head.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
+    head.extend_from_slice(id);
+    head.extend_from_slice(if is_error { b",\"error\":" } else { b",\"result\":" });
+    vec![head.into(), json, Bytes::from_static(b"}\n")]
 }

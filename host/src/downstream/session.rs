@@ -4,6 +4,7 @@
 //! negotiated, it is what requests that say the same of their sender have in common.
 
 mod asked;
+mod shown;
 mod upstreams;
 
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ use super::open::OpenRequest;
 use super::reply;
 use crate::aggregator::{Aggregator, Naming, Target, builtin, merge};
 use crate::bridge;
-use crate::gateway::{Call, Gateway};
+use crate::gateway::{Call, Gateway, Passage};
 use crate::lock;
 use crate::mcp::modern::RequestMeta;
 use crate::mcp::{self, Era, Kind, Message, MessageError, Revision, json};
@@ -144,7 +145,8 @@ impl Session {
         let info = meta.client_info.as_deref().unwrap_or(b"{}");
         let like_initialize =
             mcp::edit::set(b"{}", &[("capabilities", &meta.capabilities), ("clientInfo", info)]);
-        session.connect(&like_initialize.into(), Revision::V2026_07_28);
+        let (params, revision) = (Bytes::from(like_initialize), Revision::V2026_07_28);
+        session.connect(&params, caller(&params, revision), revision);
         session.client_is_ready();
         session
     }
@@ -210,7 +212,11 @@ impl Session {
         let id = message.id().unwrap_or_default();
         let method = message.method();
         let refusal = match (&*method, self.client.get()) {
-            ("ping", _) => return self.reply(&reply_to, &[mcp::result_line(&id, b"{}").into()]),
+            ("ping", None) => return self.reply(&reply_to, &[mcp::result_line(&id, b"{}").into()]),
+            ("ping", Some(client)) => {
+                let pong = |_: &Bytes| Bytes::from_static(b"{}");
+                return self.settle(&client.caller, &message, &reply_to, pong);
+            }
             ("initialize", None) => return self.initialize(&message, &id, &reply_to),
             ("initialize", Some(_)) => {
                 reply::invalid_request("this session is initialized already")
@@ -248,8 +254,9 @@ impl Session {
         let refusal = match &*method {
             "server/discover" => {
                 let client = self.client.get()?;
-                let result = self.introduction(&client.aggregator, client.revision);
-                self.reply(&reply_to, &[mcp::result_line(&id, result.as_bytes()).into()]);
+                let introduction =
+                    |_: &Bytes| self.introduction(&client.aggregator, client.revision).into();
+                self.settle(&client.caller, &message, &reply_to, introduction);
                 return None;
             }
             _ if method.starts_with("tasks/") && !meta.has_extension(mcp::modern::TASKS) => {
@@ -267,8 +274,7 @@ impl Session {
             }
             _ => match self.open_request(&id, Some(meta), &reply_to) {
                 Ok(open) if method == "subscriptions/listen" => {
-                    self.listen(&message, &id, &open);
-                    return Some(open);
+                    return self.begin_to_listen(&message, &id, open, &reply_to);
                 }
                 Ok(open) => {
                     let call = Arc::clone(self).call(message, id, Arc::clone(&open), reply_to);
@@ -280,6 +286,30 @@ impl Session {
         };
         self.reply(&reply_to, &[mcp::error_line(Some(&id), &refusal).into()]);
         None
+    }
+
+    /// Takes a request to listen past the interceptors that see it, and begins.
+    fn begin_to_listen(
+        self: &Arc<Self>,
+        message: &Message,
+        id: &Bytes,
+        open: Arc<OpenRequest>,
+        reply_to: &ReplyTo,
+    ) -> Option<Arc<OpenRequest>> {
+        let client = self.client.get()?;
+        match self.pass(&client.caller, message) {
+            Ok(passage) => {
+                let params = passage.as_ref().and_then(Passage::params).cloned();
+                let params = params.unwrap_or_else(|| message.body());
+                self.listen(&params, id, &open, passage);
+                Some(open)
+            }
+            Err(outcome) => {
+                self.close_request(id, &open);
+                self.reply(reply_to, &reply::line(id, &outcome, None, Era::Modern));
+                None
+            }
+        }
     }
 
     fn open_request(
@@ -312,12 +342,8 @@ impl Session {
 
     /// Answers `initialize` from what is remembered, and starts the upstreams.
     fn initialize(self: &Arc<Self>, message: &Message, id: &Bytes, reply_to: &ReplyTo) {
-        let params = Bytes::copy_from_slice(&message.body());
-        let text = |path: &[&str]| {
-            let range = json::at_path(&params, path)?;
-            json::string(&params[range]).map(std::borrow::Cow::into_owned)
-        };
-        let Some(asked) = text(&["protocolVersion"]) else {
+        let params = message.body();
+        let Some(asked) = text(&params, &["protocolVersion"]) else {
             let error = CallError::InvalidParams {
                 reason: "expected a string `protocolVersion`".to_owned(),
             };
@@ -327,29 +353,21 @@ impl Session {
             );
         };
         let revision = Revision::negotiate(&asked);
-        let result = self.connect(&params, revision);
-        self.reply(reply_to, &[mcp::result_line(id, result.as_bytes()).into()]);
+        let caller = caller(&params, revision);
+        self.settle(&caller, message, reply_to, |params| {
+            // Copied: what is kept must not keep the buffer of its line alive.
+            let params = Bytes::copy_from_slice(params);
+            self.connect(&params, Arc::clone(&caller), revision).into()
+        });
     }
 
     /// Takes what the client says of itself and makes its upstreams. Returns what to answer.
-    fn connect(self: &Arc<Self>, params: &Bytes, revision: Revision) -> String {
-        let text = |path: &[&str]| {
-            let range = json::at_path(params, path)?;
-            json::string(&params[range]).map(std::borrow::Cow::into_owned)
-        };
-        let name = text(&["clientInfo", "name"]).unwrap_or_else(|| "unknown".to_owned());
-        let version = text(&["clientInfo", "version"]).unwrap_or_default();
-        let principal = if version.is_empty() { name } else { format!("{name}/{version}") };
-        let caller = Arc::new(Caller {
-            principal: principal
-                .chars()
-                .filter(|char| !char.is_control())
-                .take(200)
-                .collect::<String>()
-                .into(),
-            session_id: uuid::Uuid::now_v7().to_string().into(),
-            protocol_version: revision.as_str().into(),
-        });
+    fn connect(
+        self: &Arc<Self>,
+        params: &Bytes,
+        caller: Arc<Caller>,
+        revision: Revision,
+    ) -> String {
         if let Some(exporter) = &self.setup.exporter {
             let protocol_version = Arc::clone(&caller.protocol_version);
             exporter.session(telemetry::Session {
@@ -471,7 +489,7 @@ impl Session {
         answer: Option<&Message>,
     ) {
         if let Some(outcome) = &exchange.outcome {
-            self.reply(to, &answer_line(id, outcome, answer, self.era()));
+            self.reply(to, &reply::line(id, outcome, answer, self.era()));
         }
     }
 
@@ -486,6 +504,13 @@ impl Session {
     /// Takes a notification.
     pub(super) fn notification(self: &Arc<Self>, message: &Message) {
         let Some(client) = self.client.get() else { return };
+        let cancelled =
+            || message.body_member("requestId").is_some_and(|id| lock(&self.open).contains_key(id));
+        // Modern clients on stdio say nothing else, and not to whom.
+        if client.revision.era() == Era::Modern && !cancelled() {
+            return;
+        }
+        let Some(message) = &self.notified(None, message.clone()) else { return };
         match &*message.method() {
             "notifications/initialized" => self.client_is_ready(),
             "notifications/cancelled" => self.cancel(message),
@@ -568,7 +593,11 @@ impl Session {
         !self.calls.is_empty() || !lock(&self.listening).is_empty() || !self.parked.is_empty()
     }
 
-    pub(super) fn aggregator(&self) -> Option<&Arc<Aggregator>> {
+    pub(super) fn gateway(&self) -> &Gateway {
+        &self.setup.gateway
+    }
+
+    pub(crate) fn aggregator(&self) -> Option<&Arc<Aggregator>> {
         Some(&self.client.get()?.aggregator)
     }
 
@@ -583,32 +612,30 @@ impl Session {
     }
 }
 
+/// Returns who calls, by what the client said of itself.
+fn caller(params: &[u8], revision: Revision) -> Arc<Caller> {
+    let name = text(params, &["clientInfo", "name"]).unwrap_or_else(|| "unknown".to_owned());
+    let version = text(params, &["clientInfo", "version"]).unwrap_or_default();
+    let principal = if version.is_empty() { name } else { format!("{name}/{version}") };
+    let principal = principal.chars().filter(|char| !char.is_control()).take(200);
+    Arc::new(Caller {
+        principal: principal.collect::<String>().into(),
+        session_id: uuid::Uuid::now_v7().to_string().into(),
+        protocol_version: revision.as_str().into(),
+    })
+}
+
+fn text(json: &[u8], path: &[&str]) -> Option<String> {
+    let range = json::at_path(json, path)?;
+    json::string(&json[range]).map(std::borrow::Cow::into_owned)
+}
+
 fn exchange(client: &Client, message: &Message) -> Box<Exchange> {
     let mut exchange = Exchange::new(Arc::clone(&client.caller), &message.method(), message.body());
     exchange.traceparent = message.body_member("_meta").and_then(|meta| {
         json::member(meta, "traceparent").map(|range| Bytes::copy_from_slice(&meta[range]))
     });
     exchange
-}
-
-/// Returns the line that answers a request: the upstream's own but for the id, where it is the
-/// upstream's answer.
-fn answer_line(id: &Bytes, outcome: &Outcome, answer: Option<&Message>, era: Era) -> Vec<Bytes> {
-    let (json, is_error) = match outcome {
-        Outcome::Result { json, .. } => (json.clone(), false),
-        Outcome::Rpc { json } => (json.clone(), true),
-        Outcome::Failed(error) => (reply::call_error(error, era), true),
-    };
-    if let Some(answer) = answer.filter(|answer| answer.is_error() == is_error) {
-        let body = answer.body();
-        let same = body.as_ptr() == json.as_ptr() && body.len() == json.len();
-        return answer.with(Some(id), (!same).then_some(&json));
-    }
-    let mut head = Vec::with_capacity(id.len() + 32);
-    head.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
-    head.extend_from_slice(id);
-    head.extend_from_slice(if is_error { b",\"error\":" } else { b",\"result\":" });
-    vec![head.into(), json, Bytes::from_static(b"}\n")]
 }
 
 fn send_if_ready(upstream: &Arc<Upstream>, message: &Message) {

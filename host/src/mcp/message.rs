@@ -152,6 +152,13 @@ impl Message {
         self.is_error
     }
 
+    /// Returns the message with other params, which are JSON.
+    pub fn with_params(&self, params: &Bytes) -> Self {
+        let mut line = self.with(None, Some(params)).concat();
+        line.pop();
+        Self::parse(line.into()).unwrap_or_else(|_| self.clone())
+    }
+
     /// Returns the line in pieces, its id and, if given, its body replaced. A piece shares the line's
     /// memory where it is unchanged. Ends with a line feed.
     pub fn with(&self, id: Option<&Bytes>, body: Option<&Bytes>) -> Vec<Bytes> {

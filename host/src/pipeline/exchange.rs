@@ -1,4 +1,4 @@
-//! One call on its way through the stages, and its outcome on the way back.
+//! One message on its way through the stages, and its outcome on the way back.
 //!
 //! Owns the bytes and remembers what stages did. Knows neither transports nor WebAssembly.
 
@@ -7,6 +7,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ultra_store::AuditEvent;
+
+use super::MessageKind;
+use crate::mcp::{Era, Revision};
 
 /// What a call does, as records name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -91,6 +94,13 @@ pub struct Caller {
     pub protocol_version: Arc<str>,
 }
 
+impl Caller {
+    /// Returns the era the client lives in.
+    pub fn era(&self) -> Era {
+        Revision::parse(&self.protocol_version).map_or(Era::Legacy, Revision::era)
+    }
+}
+
 /// How a call ended.
 #[derive(Debug, Clone)]
 pub enum Outcome {
@@ -110,13 +120,17 @@ pub enum Outcome {
     Failed(super::CallError),
 }
 
-/// One call, and its outcome once there is one.
+/// One message, most often a call, and its outcome once there is one.
 ///
 /// Boxed: stages take it and hand it back, and a component's store holds it meanwhile.
 #[derive(Debug)]
 pub struct Exchange {
     /// Who calls.
     pub caller: Arc<Caller>,
+    /// What it is to the gateway.
+    pub kind: MessageKind,
+    /// An upstream sent it to the client, not the other way round.
+    pub from_server: bool,
     /// JSON-RPC method.
     pub method: Arc<str>,
     /// What the method does.
@@ -158,6 +172,8 @@ impl Exchange {
     pub fn new(caller: Arc<Caller>, method: &str, params: Bytes) -> Box<Self> {
         Box::new(Self {
             caller,
+            kind: MessageKind::Calls,
+            from_server: false,
             operation: Operation::of_method(method),
             method: method.into(),
             upstream: None,
@@ -176,6 +192,28 @@ impl Exchange {
             audit: None,
             traced: false,
         })
+    }
+
+    /// Returns what the client settles with the gateway itself.
+    pub fn session(caller: Arc<Caller>, method: &str, params: Bytes) -> Box<Self> {
+        Box::new(Self { kind: MessageKind::Session, ..*Self::new(caller, method, params) })
+    }
+
+    /// Returns a notification of the client.
+    pub fn notification(caller: Arc<Caller>, method: &str, params: Bytes) -> Box<Self> {
+        Box::new(Self { kind: MessageKind::Notifications, ..*Self::new(caller, method, params) })
+    }
+
+    /// Returns what an upstream sends to the client.
+    pub fn of_upstream(
+        kind: MessageKind,
+        caller: Arc<Caller>,
+        upstream: &Arc<str>,
+        method: &str,
+        params: Bytes,
+    ) -> Box<Self> {
+        let upstream = Some(Arc::clone(upstream));
+        Box::new(Self { kind, from_server: true, upstream, ..*Self::new(caller, method, params) })
     }
 
     /// Returns the payload of the running phase: `params`, or the outcome's JSON once there is one.

@@ -81,6 +81,7 @@ fn stage(seen: &Seen, name: &'static str) -> (Stage, Scripted) {
         priority: 0,
         request: Some(FailureMode::Closed),
         response: Some(FailureMode::Closed),
+        sees: Sees::CALLS,
         sees_all_outcomes: false,
         interceptor: Arc::new(Scripted {
             name,

@@ -14,7 +14,7 @@ use super::manifest::Manifest;
 use super::scan::{self, ScanError};
 use super::{PluginsError, Refused};
 use crate::config::PluginOverride;
-use crate::pipeline::FailureMode;
+use crate::pipeline::{FailureMode, MessageKind, Sees};
 use crate::wasm::{COMPONENT_BYTES_MAX, Capability, Grants, digest};
 
 /// A manifest beside a component may be this large.
@@ -51,6 +51,7 @@ pub(super) struct Candidate {
     pub(super) priority: i32,
     pub(super) request: Option<FailureMode>,
     pub(super) response: Option<FailureMode>,
+    pub(super) sees: Sees,
     pub(super) grants: Grants,
     /// A JSON object.
     pub(super) settings: String,
@@ -71,6 +72,7 @@ impl Candidate {
             priority: manifest.priority,
             request: manifest.request.as_ref().map(|phase| phase.failure),
             response: manifest.response.as_ref().map(|phase| phase.failure),
+            sees: manifest.sees.iter().copied().collect(),
             grants: manifest.capabilities.iter().copied().collect(),
             settings: String::new(),
             source,
@@ -106,6 +108,11 @@ impl Candidate {
                     (Some(_), Some(_)) => *mode = new,
                     (_, None) => {}
                 }
+            }
+            if let Some(names) = &word.sees {
+                let unknown = names.iter().filter(|name| MessageKind::of_name(name).is_none());
+                warnings.extend(unknown.map(|name| format!("the config has plugin `{id}` see `{name}`, and there is no such kind of messages")));
+                self.sees = names.iter().filter_map(|name| MessageKind::of_name(name)).collect();
             }
             if let Some(names) = &word.capabilities {
                 let unknown = names.iter().filter(|name| Capability::of_name(name).is_none());

@@ -71,6 +71,7 @@ impl Plan {
                         priority: candidate.priority,
                         request: candidate.request,
                         response: candidate.response,
+                        sees: candidate.sees,
                         sees_all_outcomes: candidate.manifest.sees_all_outcomes,
                         interceptor: plugin,
                     });

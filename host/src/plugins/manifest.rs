@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::pipeline::FailureMode;
+use crate::pipeline::{FailureMode, MessageKind};
 use crate::wasm::Capability;
 
 /// The plugin API of this gateway, as manifests name it and as packages are versioned.
@@ -22,12 +22,19 @@ pub(super) struct Manifest {
     pub(super) request: Option<Phase>,
     /// None: it does not meet outcomes.
     pub(super) response: Option<Phase>,
+    /// The kinds of messages it wants to meet.
+    #[serde(default = "calls")]
+    pub(super) sees: Vec<MessageKind>,
     #[serde(default)]
     pub(super) sees_all_outcomes: bool,
     #[serde(default)]
     pub(super) capabilities: Vec<Capability>,
     #[serde(default)]
     pub(super) settings: toml::Table,
+}
+
+fn calls() -> Vec<MessageKind> {
+    vec![MessageKind::Calls]
 }
 
 /// How a plugin wants to be treated in one phase.
@@ -54,6 +61,8 @@ pub(super) enum ManifestError {
     Api { version: String, api: Version },
     #[error("it meets neither requests nor responses")]
     NoPhase,
+    #[error("`sees` is empty: name at least one of {}", MessageKind::ALL.map(MessageKind::as_str).join(", "))]
+    SeesNothing,
 }
 
 impl Manifest {
@@ -80,6 +89,9 @@ impl Manifest {
         }
         if manifest.request.is_none() && manifest.response.is_none() {
             return Err(ManifestError::NoPhase);
+        }
+        if manifest.sees.is_empty() {
+            return Err(ManifestError::SeesNothing);
         }
         Ok(manifest)
     }
@@ -144,6 +156,21 @@ mod tests {
         assert_eq!(manifest.request, Some(Phase { failure: FailureMode::Closed }));
         assert_eq!(manifest.response, None);
         assert_eq!(manifest.capabilities, []);
+        assert_eq!(manifest.sees, [MessageKind::Calls]);
+    }
+
+    #[test]
+    fn the_kinds_of_messages_it_sees_are_read() {
+        let sees = |list: &str| SMALLEST.replace("priority", &format!("sees = {list}\npriority"));
+
+        let manifest = Manifest::parse(sees(r#"["notifications", "server_requests"]"#).as_bytes());
+
+        assert_eq!(
+            manifest.unwrap().sees,
+            [MessageKind::Notifications, MessageKind::ServerRequests]
+        );
+        assert!(refusal(&sees("[]")).contains("calls, session, server_requests, notifications"));
+        assert!(refusal(&sees(r#"["everything"]"#)).contains("everything"));
     }
 
     #[test]

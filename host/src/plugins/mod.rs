@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::config;
-use crate::pipeline::FailureMode;
+use crate::pipeline::{FailureMode, MessageKind, Sees};
 use crate::wasm::{Capability, digest_text};
 use builtin::BUILTINS;
 use candidate::{Candidate, Source};
@@ -89,6 +89,8 @@ pub struct PluginInfo {
     pub request: Option<FailureMode>,
     /// Failure mode of the response phase; none if it does not meet outcomes.
     pub response: Option<FailureMode>,
+    /// The kinds of messages it meets.
+    pub sees: Vec<MessageKind>,
     /// Also meets outcomes of calls it did not see.
     pub sees_all_outcomes: bool,
     /// What it may do.
@@ -188,6 +190,11 @@ impl Plan {
         check(&self.refused, self.allow_refused)
     }
 
+    /// Returns whether a plugin sees more than calls: what a session begins with, for instance.
+    pub fn sees_more_than_calls(&self) -> bool {
+        self.candidates.iter().any(|candidate| candidate.sees.or(Sees::CALLS) != Sees::CALLS)
+    }
+
     fn warn_of_unknown(&mut self, config: &config::Plugins, found: &[Candidate]) {
         let known = |id: &str| found.iter().any(|candidate| candidate.manifest.id == id);
         let disabled = config.disabled.iter().filter(|id| !known(id));
@@ -255,6 +262,7 @@ fn info(candidate: &Candidate, state: State) -> PluginInfo {
         priority: Some(candidate.priority),
         request: candidate.request,
         response: candidate.response,
+        sees: candidate.sees.kinds().collect(),
         sees_all_outcomes: manifest.sees_all_outcomes,
         capabilities: candidate.grants.iter().collect(),
         digest: Some(digest_text(&candidate.digest)),
@@ -274,6 +282,7 @@ fn info_of_refused(refused: &Refused) -> PluginInfo {
         priority: None,
         request: None,
         response: None,
+        sees: Vec::new(),
         sees_all_outcomes: false,
         capabilities: Vec::new(),
         digest: None,

@@ -11,7 +11,7 @@ use tracing::Level;
 
 use super::bindings::log;
 use super::report::{error_in_log, event};
-use crate::pipeline::{CallError, Exchange, Outcome};
+use crate::pipeline::{CallError, Exchange, MessageKind, Outcome};
 
 /// The facts of a line.
 #[derive(Debug)]
@@ -20,6 +20,9 @@ pub struct CallLine {
     pub unix_ns: i64,
     level: log::Level,
     plugin: Arc<str>,
+    /// `request`, or `notification`.
+    what: &'static str,
+    from_server: bool,
     operation: &'static str,
     method: Arc<str>,
     upstream: Option<Arc<str>>,
@@ -66,6 +69,13 @@ impl CallLine {
             unix_ns: exchange.started_unix_ns + elapsed.as_nanos() as i64,
             level,
             plugin: Arc::clone(plugin),
+            what: match exchange.kind {
+                MessageKind::Notifications => "notification",
+                MessageKind::Calls | MessageKind::Session | MessageKind::ServerRequests => {
+                    "request"
+                }
+            },
+            from_server: exchange.from_server,
             operation: exchange.operation.as_str(),
             method: Arc::clone(&exchange.method),
             upstream: exchange.upstream.clone(),
@@ -74,6 +84,11 @@ impl CallLine {
             bytes: exchange.payload().len(),
             ended,
         }
+    }
+
+    /// Names the direction that is not the usual one.
+    fn direction(&self) -> Option<&'static str> {
+        self.from_server.then_some("from_server")
     }
 
     /// Writes the line.
@@ -85,12 +100,14 @@ impl CallLine {
                 self.level,
                 plugin.id = &*self.plugin,
                 phase = "request",
+                direction = self.direction(),
                 operation = self.operation,
                 upstream.name = self.upstream.as_deref(),
                 name = self.name.as_deref(),
                 principal = &*self.principal,
                 request_bytes = self.bytes,
-                "request {method}{target}"
+                "{} {method}{target}",
+                self.what
             );
             return;
         };
@@ -98,6 +115,7 @@ impl CallLine {
             self.level,
             plugin.id = &*self.plugin,
             phase = "response",
+            direction = self.direction(),
             operation = self.operation,
             upstream.name = self.upstream.as_deref(),
             name = self.name.as_deref(),
@@ -112,13 +130,14 @@ impl CallLine {
     }
 }
 
-/// ` upstream/name`, as far as known.
+/// ` upstream/name`, as far as known; ` from upstream` where it is the sender.
 struct Target<'a>(&'a CallLine);
 
 impl fmt::Display for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.0.upstream, &self.0.name) {
             (Some(upstream), Some(name)) => write!(f, " {upstream}/{name}"),
+            (Some(upstream), None) if self.0.from_server => write!(f, " from {upstream}"),
             (Some(upstream), None) => write!(f, " {upstream}"),
             (None, Some(name)) => write!(f, " {name}"),
             (None, None) => Ok(()),

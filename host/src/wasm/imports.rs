@@ -17,7 +17,8 @@ use super::limits::{FIELDS_MAX, HOST_CALLS_MAX, LOG_LINES_MAX, MemoryLimit, TEXT
 use super::meter::{Meter, Place};
 use super::state::SharedState;
 use super::{Outlets, edit, report};
-use crate::pipeline::{CallError, Exchange, Outcome};
+use crate::mcp::Era;
+use crate::pipeline::{CallError, Exchange, MessageKind, Outcome};
 
 /// What the handle to the current call stands for. The call itself is in [`Guest::exchange`].
 #[allow(unreachable_pub, reason = "the generated code exports it")]
@@ -158,6 +159,17 @@ impl types::HostExchange for Guest {
         Ok(self.call()?.caller.session_id.as_ref().into())
     }
 
+    fn era(&mut self, _: Resource<Lent>) -> Result<types::Era> {
+        Ok(match self.call()?.caller.era() {
+            Era::Legacy => types::Era::Legacy,
+            Era::Modern => types::Era::Modern,
+        })
+    }
+
+    fn protocol_version(&mut self, _: Resource<Lent>) -> Result<String> {
+        Ok(self.call()?.caller.protocol_version.as_ref().into())
+    }
+
     fn traceparent(&mut self, _: Resource<Lent>) -> Result<Option<String>> {
         let raw = self.call()?.traceparent.as_ref();
         Ok(raw.and_then(|raw| crate::mcp::json::string(raw)).map(|text| text.into_owned()))
@@ -200,7 +212,11 @@ impl types::HostExchange for Guest {
 
     fn answer(&mut self, _: Resource<Lent>, json: String) -> Result<Result2> {
         self.need("answer", Capability::Answer)?;
-        self.call()?;
+        match self.call()?.kind {
+            MessageKind::Calls | MessageKind::ServerRequests => {}
+            MessageKind::Notifications => return Ok(Err("nobody waits for an answer".into())),
+            MessageKind::Session => return Ok(Err("the gateway answers this itself".into())),
+        }
         if self.phase != Phase::Request {
             return Ok(Err("only `before` can answer".into()));
         }
@@ -419,8 +435,14 @@ pub(super) fn head(exchange: &Exchange, elapsed: Duration) -> types::Head {
         }
         Some(Outcome::Failed(_) | Outcome::Rpc { .. }) => types::Traits::FAILED,
     };
-    if exchange.answered {
-        traits |= types::Traits::ANSWERED;
+    for (is_so, name) in [
+        (exchange.answered, types::Traits::ANSWERED),
+        (exchange.from_server, types::Traits::FROM_SERVER),
+        (exchange.kind == MessageKind::Notifications, types::Traits::NOTIFICATION),
+    ] {
+        if is_so {
+            traits |= name;
+        }
     }
     types::Head {
         operation,

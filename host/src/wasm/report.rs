@@ -52,8 +52,11 @@ pub(super) fn line(plugin: &str, at: log::Level, text: &str) {
 pub(super) fn trace(
     exchange: &Exchange,
     elapsed: Duration,
-    fields: Vec<(String, FieldValue)>,
+    mut fields: Vec<(String, FieldValue)>,
 ) -> Box<Trace> {
+    if exchange.from_server {
+        fields.push(("direction".into(), FieldValue::Text("from_server".into())));
+    }
     let (response, status, error) = match &exchange.outcome {
         Some(Outcome::Result { json, tool_error: false }) => {
             (Some(json.clone()), Status::Success, None)
@@ -95,8 +98,11 @@ pub(super) fn audit(
     elapsed: Duration,
     severity: audit::Severity,
     outcome: audit::Outcome,
-    fields: Vec<(String, FieldValue)>,
+    mut fields: Vec<(String, FieldValue)>,
 ) -> Box<AuditEvent> {
+    if exchange.from_server {
+        fields.push(("direction".into(), FieldValue::Text("from_server".into())));
+    }
     let event_type = match &exchange.outcome {
         Some(Outcome::Failed(CallError::Denied { .. })) => "policy_deny",
         None | Some(Outcome::Result { .. } | Outcome::Rpc { .. } | Outcome::Failed(_)) => {

@@ -1,23 +1,23 @@
-//! What the client is asked: by upstreams, and by requests of its own that cannot go on without.
+//! What the client is asked, until it answers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Session;
+use crate::bridge;
 use crate::downstream::channel::ReplyTo;
-use crate::downstream::open::{OpenRequest, Question};
-use crate::downstream::reply;
+use crate::downstream::open::OpenRequest;
+use crate::downstream::question::Question;
 use crate::lock;
 use crate::mcp::{self, Era, Message, json};
-use crate::pipeline::CallError;
+use crate::pipeline::{CallError, Exchange, MessageKind};
 use crate::upstream::Connection;
 
-/// And upstreams may have asked it this many things at once.
+/// Upstreams may have asked a client this many things at once.
 const ASKED_MAX: usize = 1024;
 
 /// A person may take this long to answer what one of their requests needs to know.
@@ -25,45 +25,35 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A request to the client that has no answer yet.
 pub(super) struct Asked {
-    pub(super) asker: Asker,
+    question: Question,
+    /// The asker's progress token, as raw JSON.
+    progress_token: Option<Bytes>,
     /// Where it was asked.
     reply_to: Option<ReplyTo>,
 }
 
-/// Who asked the client something.
-pub(super) enum Asker {
-    /// An upstream.
-    Upstream {
-        connection: Arc<Connection>,
-        /// The upstream's id, as raw JSON.
-        id: Bytes,
-        /// The upstream's progress token, as raw JSON.
-        progress_token: Option<Bytes>,
-    },
-    /// A request of the client's own that cannot go on without.
-    Request(oneshot::Sender<Result<Bytes, CallError>>),
-}
-
 /// Withdraws what the client was asked when nobody waits for the answer any more.
-struct Asking<'a> {
+struct Waiting<'a> {
     session: &'a Session,
-    id: u64,
-    reply_to: &'a ReplyTo,
+    id: Option<u64>,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if lock(&self.session.asked).remove(&self.id).is_some() {
-            let params = format!(r#"{{"requestId":{}}}"#, self.id);
-            let line = mcp::notification_line("notifications/cancelled", params.as_bytes());
-            self.session.send_by(Some(self.reply_to), &[line.into()]);
-        }
+        let Some(mine) = self.id else { return };
+        self.session
+            .withdraw(|id, _| id == mine, |id| format!(r#"{{"requestId":{id}}}"#).into_bytes());
     }
 }
 
 impl Asked {
-    pub(super) fn is_of(&self, asking: &Arc<Connection>) -> bool {
-        matches!(&self.asker, Asker::Upstream { connection, .. } if Arc::ptr_eq(connection, asking))
+    pub(super) fn is_of(&self, connection: &Arc<Connection>) -> bool {
+        self.question.is_of(connection)
+    }
+
+    /// Returns the id under which the asker knows it, as raw JSON.
+    pub(super) fn id(&self) -> Option<Bytes> {
+        self.question.message().id()
     }
 }
 
@@ -72,96 +62,49 @@ impl Session {
     pub(super) fn progress(&self, message: &Message) {
         let Some(token) = message.body_member("progressToken").and_then(number) else { return };
         let asked = lock(&self.asked);
-        let Some(Asker::Upstream { connection, progress_token: Some(theirs), .. }) =
-            asked.get(&token).map(|asked| &asked.asker)
-        else {
+        let Some(Asked { question, progress_token: Some(theirs), .. }) = asked.get(&token) else {
             return;
         };
         if let Some(range) = json::member(&message.body(), "progressToken") {
             let params = json::splice(&message.body(), &[(range, theirs.clone())]);
-            connection.send(&message.with(None, Some(&params.into())));
+            question.progress(&message.with(None, Some(&params.into())));
         }
     }
 
-    /// Passes on the client's answer to something an upstream asked.
+    /// Passes on the client's answer to something it was asked.
     pub(super) fn answer(&self, message: &Message) {
         let asked = message.id_number().and_then(|id| lock(&self.asked).remove(&id));
-        let Some(asked) = asked else {
-            tracing::debug!("the client answered something that nobody asked");
-            return;
-        };
-        match asked.asker {
-            Asker::Upstream { connection, id, .. } => {
-                connection.asked();
-                connection.send(&message.with(Some(&id), None));
-            }
-            Asker::Request(answer) => {
-                let _ = answer.send(match message.is_error() {
-                    false => Ok(message.body()),
-                    true => Err(CallError::Refused {
-                        error: String::from_utf8_lossy(&message.body()).into_owned(),
-                    }),
-                });
-            }
+        match asked {
+            Some(asked) => asked.question.answer(bridge::outcome(message), Some(message)),
+            None => tracing::debug!("the client answered something that nobody asked"),
         }
     }
 
     /// Asks the client on behalf of an upstream.
     pub(super) fn ask(
         &self,
+        upstream: &Arc<str>,
         connection: &Arc<Connection>,
         message: Message,
         origin: Option<&OpenRequest>,
     ) {
-        let theirs = message.id().unwrap_or_default();
-        if self.era() == Era::Modern {
-            // It can be asked only in answer to something it asked itself.
-            let question = Question { connection: Arc::clone(connection), message };
-            connection.asks();
-            let can_be_asked = origin.is_some_and(|open| {
-                let meta = open.meta();
-                meta.is_some_and(|meta| meta.can_answer(&question.message.method()))
-                    && open.question(question).is_ok()
-            });
-            if !can_be_asked {
-                connection.asked();
-                let error =
-                    reply::invalid_request("the client has not declared that it can be asked this");
-                connection.send(&[mcp::error_line(Some(&theirs), &error).into()]);
-            }
-            return;
+        if let Some(question) = self.show(upstream, Question::of_upstream(connection, message)) {
+            self.put(question, origin);
         }
-        let params = message.body();
-        let token = json::at_path(&params, &["_meta", "progressToken"]);
-        let asker = Asker::Upstream {
-            connection: Arc::clone(connection),
-            id: Bytes::copy_from_slice(&theirs),
-            progress_token: token.clone().map(|range| Bytes::copy_from_slice(&params[range])),
-        };
-        let reply_to = origin.map(OpenRequest::reply_to);
-        let Some(id) = self.remember(asker, reply_to.clone()) else {
-            let error = reply::call_error(&CallError::Busy { limit: ASKED_MAX }, Era::Legacy);
-            return connection.send(&[mcp::error_line(Some(&theirs), &error).into()]);
-        };
-        connection.asks();
-        let id = Bytes::from(id.to_string());
-        let params = token.map(|range| Bytes::from(json::splice(&params, &[(range, id.clone())])));
-        self.send_by(reply_to.as_ref(), &message.with(Some(&id), params.as_ref()));
     }
 
     /// Asks the client on behalf of one of its own requests, and waits for its result.
     pub(in crate::downstream) async fn ask_client(
         &self,
+        upstream: &Arc<str>,
         method: &str,
         params: &[u8],
-        reply_to: &ReplyTo,
+        open: &OpenRequest,
     ) -> Result<Bytes, CallError> {
-        let (answer, answered) = oneshot::channel();
-        let Some(id) = self.remember(Asker::Request(answer), Some(reply_to.clone())) else {
-            return Err(CallError::Busy { limit: ASKED_MAX });
-        };
-        let _asking = Asking { session: self, id, reply_to };
-        self.send_by(Some(reply_to), &[mcp::request_line(id, method, params).into()]);
+        let (question, answered) = Question::of_request(method, params)
+            .map_err(|error| CallError::InvalidParams { reason: error.to_string() })?;
+        let id = self.show(upstream, question).and_then(|question| self.put(question, Some(open)));
+        let _waiting = Waiting { session: self, id };
         tokio::select! {
             answered = timeout(ANSWER_TIMEOUT, answered) => match answered {
                 Ok(answer) => answer.unwrap_or(Err(CallError::Cancelled)),
@@ -171,27 +114,85 @@ impl Session {
         }
     }
 
-    /// Returns the id under which the client is asked; none if it is asked too much already.
-    fn remember(&self, asker: Asker, reply_to: Option<ReplyTo>) -> Option<u64> {
-        let id = self.last_asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut all = lock(&self.asked);
-        if all.len() >= ASKED_MAX {
-            return None;
+    /// Takes a question past the interceptors. None if one of them answered or refused it.
+    fn show(&self, upstream: &Arc<str>, mut question: Question) -> Option<Question> {
+        let Some(client) = self.client.get() else { return Some(question) };
+        if !self.setup.gateway.sees(MessageKind::ServerRequests) {
+            return Some(question);
         }
-        all.insert(id, Asked { asker, reply_to });
-        Some(id)
+        let message = question.message();
+        let exchange = Exchange::of_upstream(
+            MessageKind::ServerRequests,
+            Arc::clone(&client.caller),
+            upstream,
+            &message.method(),
+            message.body(),
+        );
+        match self.setup.gateway.pass(exchange) {
+            Ok(passage) => {
+                question.passed(passage);
+                Some(question)
+            }
+            Err(outcome) => {
+                question.answer(outcome, None);
+                None
+            }
+        }
     }
 
-    /// Tells the client that an upstream withdrew what it asked, or that it is gone.
-    pub(super) fn withdraw(&self, which: impl Fn(&Asked) -> bool, params: impl Fn(u64) -> Vec<u8>) {
+    /// Puts a question to the client. Returns the id under which it was asked, if it can be asked at
+    /// any time.
+    fn put(&self, question: Question, origin: Option<&OpenRequest>) -> Option<u64> {
+        if self.era() == Era::Modern {
+            // It can be asked only in answer to something it asked itself.
+            let method = question.message().method().into_owned();
+            let can_answer =
+                |open: &&OpenRequest| open.meta().is_some_and(|meta| meta.can_answer(&method));
+            let refused = match origin.filter(can_answer) {
+                Some(open) => open.question(question),
+                None => Some(question),
+            };
+            if let Some(question) = refused {
+                question.refuse();
+            }
+            return None;
+        }
+        let message = question.message().clone();
+        let params = message.body();
+        let token = json::at_path(&params, &["_meta", "progressToken"]);
+        let reply_to = origin.map(OpenRequest::reply_to);
+        let asked = Asked {
+            question,
+            progress_token: token.clone().map(|range| Bytes::copy_from_slice(&params[range])),
+            reply_to: reply_to.clone(),
+        };
+        let number = self.last_asked.fetch_add(1, Ordering::Relaxed) + 1;
+        {
+            let mut all = lock(&self.asked);
+            if all.len() >= ASKED_MAX {
+                drop(all);
+                asked.question.refuse_as_busy(ASKED_MAX);
+                return None;
+            }
+            all.insert(number, asked);
+        }
+        let id = Bytes::from(number.to_string());
+        let params = token.map(|range| Bytes::from(json::splice(&params, &[(range, id.clone())])));
+        self.send_by(reply_to.as_ref(), &message.with(Some(&id), params.as_ref()));
+        Some(number)
+    }
+
+    /// Tells the client that what it was asked is withdrawn, or that whoever asked is gone.
+    pub(super) fn withdraw(
+        &self,
+        which: impl Fn(u64, &Asked) -> bool,
+        params: impl Fn(u64) -> Vec<u8>,
+    ) {
         let withdrawn: Vec<_> = {
             let mut asked = lock(&self.asked);
-            asked.extract_if(|_, asked| which(asked)).collect()
+            asked.extract_if(|id, asked| which(*id, asked)).collect()
         };
-        for (id, Asked { asker, reply_to }) in withdrawn {
-            if let Asker::Upstream { connection, .. } = asker {
-                connection.asked();
-            }
+        for (id, Asked { reply_to, .. }) in withdrawn {
             let line = mcp::notification_line("notifications/cancelled", &params(id));
             self.send_by(reply_to.as_ref(), &[line.into()]);
         }

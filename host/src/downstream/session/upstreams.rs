@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Session;
-use super::asked::Asker;
 use crate::bridge;
 use crate::downstream::channel::Channel;
 use crate::downstream::open::OpenRequest;
@@ -70,10 +69,7 @@ impl Session {
                 let body = message.body();
                 let Some(range) = json::member(&body, "requestId") else { return };
                 self.withdraw(
-                    |asked| {
-                        asked.is_of(connection)
-                            && matches!(&asked.asker, Asker::Upstream { id, .. } if id == theirs)
-                    },
+                    |_, asked| asked.is_of(connection) && asked.id().is_some_and(|id| id == theirs),
                     |id| json::splice(&body, &[(range.clone(), id.to_string().into())]),
                 );
             }
@@ -147,7 +143,7 @@ impl Listener for Session {
                     Belongs::Unknown | Belongs::Ours => guess(),
                 };
                 let origin = origin.and_then(request_of);
-                self.ask(connection, message, origin.as_deref());
+                self.ask(&upstream.name, connection, message, origin.as_deref());
             }
             Kind::Notification => {
                 let origin = match belongs {
@@ -156,7 +152,9 @@ impl Listener for Session {
                     Belongs::Unknown | Belongs::Ours => None,
                 };
                 let origin = origin.and_then(request_of);
-                self.upstream_notification(upstream, connection, &message, origin.as_deref());
+                if let Some(message) = self.notified(Some(&upstream.name), message) {
+                    self.upstream_notification(upstream, connection, &message, origin.as_deref());
+                }
             }
             Kind::Response => {}
         }
@@ -176,7 +174,7 @@ impl Listener for Session {
 
     fn connection_lost(&self, connection: &Arc<Connection>) {
         self.withdraw(
-            |asked| asked.is_of(connection),
+            |_, asked| asked.is_of(connection),
             |id| format!(r#"{{"requestId":{id},"reason":"the server is gone"}}"#).into_bytes(),
         );
     }
