@@ -174,6 +174,23 @@ async fn the_beginning_of_a_session_is_seen_and_can_be_refused() {
 }
 
 #[tokio::test]
+async fn a_subscription_is_seen_until_it_is_withdrawn() {
+    let pair = Pair::connect("modern", "modern", &json!({})).await;
+    let params = json!({"notifications": {"toolsListChanged": true}, "_meta": meta()});
+
+    let id = pair.ultra.send_request("subscriptions/listen", params).await;
+    pair.ultra.notification("notifications/subscriptions/acknowledged").await;
+    let begun = pair.saw(1, "subscriptions/listen").await;
+    let id: u64 = id.parse().unwrap();
+    pair.ultra.notify("notifications/cancelled", json!({"requestId": id, "_meta": meta()})).await;
+
+    assert_eq!(begun.len(), 1, "{begun:?}");
+    let ended = pair.saw(2, "subscriptions/listen").await;
+    assert!(ended[1].starts_with("response subscriptions/listen to - modern"), "{ended:?}");
+    assert!(ended[1].ends_with("cancelled"), "{ended:?}");
+}
+
+#[tokio::test]
 async fn notifications_are_seen_and_dropped_in_both_directions() {
     let slow = |settings: Value| async move {
         let ultra =

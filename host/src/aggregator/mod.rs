@@ -20,7 +20,7 @@ pub use catalog::{Catalog, Route, merge};
 use crate::bridge::{self, Place, Seal};
 use crate::downstream::OpenRequest;
 use crate::lock;
-use crate::mcp::{Era, Message, edit, json, modern};
+use crate::mcp::{Era, Message, json, modern};
 use crate::pipeline::{CallError, Outcome};
 use crate::upstream::{
     Connection, Definition, ListKind, Patience, Sender, Surroundings, Upstream, UpstreamError,
@@ -381,8 +381,7 @@ impl Aggregator {
                             self.log_from(upstream, connection, level);
                         }
                         let call = self.once(connection, request, params, |params| {
-                            let params = modern::without_meta(&params);
-                            edit::remove(&params, &["inputResponses", "requestState"]).into()
+                            modern::without_meta(&params).into()
                         });
                         bridge::start(open, async { Ok(answer(call.await?)) })
                     }

@@ -170,10 +170,10 @@ mod tests {
             .unwrap();
 
         insta::assert_snapshot!(written.text(), @r"
-        #  ID      VERSION  SOURCE               PRIORITY  REQUEST  RESPONSE  CAPABILITIES  DIGEST
-        1  trace   0.1.0    built-in                    0  open     closed    log           9f86d081884c
-        2  redact  0.1.0    plugins/redact.wasm        50  open     -         read, deny    9f86d081884c
-        3  audit   0.1.0    built-in                   75  open     closed    log           9f86d081884c
+        #  ID      VERSION  SOURCE               PRIORITY  REQUEST  RESPONSE  SEES   CAPABILITIES  DIGEST
+        1  trace   0.1.0    built-in                    0  open     closed    calls  log           9f86d081884c
+        2  redact  0.1.0    plugins/redact.wasm        50  open     -         calls  read, deny    9f86d081884c
+        3  audit   0.1.0    built-in                   75  open     closed    calls  log           9f86d081884c
         ");
     }
 
@@ -193,8 +193,8 @@ mod tests {
 
         assert_eq!(error.exit_code(), 1);
         insta::assert_snapshot!(written.text(), @r"
-        #  ID     VERSION  SOURCE    PRIORITY  REQUEST  RESPONSE  CAPABILITIES  DIGEST
-        1  trace  0.1.0    built-in         0  open     closed    log           9f86d081884c
+        #  ID     VERSION  SOURCE    PRIORITY  REQUEST  RESPONSE  SEES   CAPABILITIES  DIGEST
+        1  trace  0.1.0    built-in         0  open     closed    calls  log           9f86d081884c
 
         refused plugins/broken.wasm: wants `net`, which is not granted
         error: 1 component is refused

@@ -1,6 +1,6 @@
 //! Members put into raw objects and taken out of them; all others stay as they are, in their order.
 
-use super::json;
+use super::json::{self, is_named};
 
 /// Returns the object with these members, each as raw JSON. Empty text counts as `{}`.
 pub fn set(object: &[u8], members: &[(&str, &[u8])]) -> Vec<u8> {
@@ -34,24 +34,39 @@ pub fn put_first(object: &[u8], members: &[(&str, &[u8])]) -> Vec<u8> {
     out
 }
 
+/// What becomes of a member.
+pub enum Rewrite {
+    /// It stays as it is.
+    Keep,
+    /// It is taken out.
+    Remove,
+    /// It has this value, as raw JSON.
+    Replace(Vec<u8>),
+}
+
 /// Returns the object without these members.
 pub fn remove(object: &[u8], keys: &[&str]) -> Vec<u8> {
+    rewrite(object, |key, _| match keys.iter().any(|removed| is_named(key, removed)) {
+        true => Rewrite::Remove,
+        false => Rewrite::Keep,
+    })
+}
+
+/// Returns the object with each member as `what` says. It is given keys as they stand between their
+/// quotes, and values as raw JSON.
+pub fn rewrite(object: &[u8], what: impl Fn(&[u8], &[u8]) -> Rewrite) -> Vec<u8> {
     let mut out = Vec::with_capacity(object.len());
     out.push(b'{');
-    let is_removed = |key: &[u8]| keys.iter().any(|removed| is_named(key, removed));
-    for (key, value) in json::members(object).filter(|(key, _)| !is_removed(key)) {
-        push(&mut out, key, &object[value]);
+    for (key, range) in json::members(object) {
+        let value = &object[range];
+        match what(key, value) {
+            Rewrite::Keep => push(&mut out, key, value),
+            Rewrite::Replace(value) => push(&mut out, key, &value),
+            Rewrite::Remove => {}
+        }
     }
     out.push(b'}');
     out
-}
-
-/// Returns whether a key, as it stands between its quotes, is this name.
-fn is_named(key: &[u8], name: &str) -> bool {
-    match memchr::memchr(b'\\', key) {
-        None => key == name.as_bytes(),
-        Some(_) => json::string(&[b"\"", key, b"\""].concat()).is_some_and(|key| key == name),
-    }
 }
 
 /// `key` is as it stands between its quotes.

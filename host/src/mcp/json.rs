@@ -409,6 +409,12 @@ fn key_is(raw: &[u8], escaped: bool, key: &str) -> bool {
     if escaped { *unescape(raw, true) == *key.as_bytes() } else { raw == key.as_bytes() }
 }
 
+/// Returns whether a key, as it stands between its quotes, is this name.
+pub fn is_named(raw: &[u8], name: &str) -> bool {
+    raw == name.as_bytes()
+        || (memchr::memchr(b'\\', raw).is_some() && *unescape(raw, true) == *name.as_bytes())
+}
+
 fn same_key(text: &[u8], a: Span, a_escaped: bool, b: Span, b_escaped: bool) -> bool {
     if a_escaped || b_escaped {
         unescape(a.of(text), a_escaped) == unescape(b.of(text), b_escaped)
@@ -560,9 +566,7 @@ impl Iterator for Elements<'_> {
 
 /// Returns the place of a member's value in an object.
 pub fn member(object: &[u8], key: &str) -> Option<Range<usize>> {
-    members(object)
-        .find(|(raw, _)| key_is(raw, memchr::memchr(b'\\', raw).is_some(), key))
-        .map(|(_, value)| value)
+    members(object).find(|(raw, _)| is_named(raw, key)).map(|(_, value)| value)
 }
 
 /// Returns the place of the value a path of member names leads to.

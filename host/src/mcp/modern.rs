@@ -17,6 +17,9 @@ pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 /// `_meta` key: the `subscriptions/listen` a notification belongs to.
 pub const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 
+/// What a request says of itself.
+const KEYS: [&str; 4] = [PROTOCOL_VERSION, CLIENT_CAPABILITIES, CLIENT_INFO, LOG_LEVEL];
+
 /// The extension for tasks (2026-07-28).
 pub const TASKS: &str = "io.modelcontextprotocol/tasks";
 
@@ -59,20 +62,23 @@ impl RequestMeta {
     /// Names the member that is missing or has the wrong type.
     pub fn of(message: &Message) -> Option<Result<Self, &'static str>> {
         let meta = message.body_member("_meta")?;
-        let get = |key| json::member(meta, key).map(|range| Bytes::copy_from_slice(&meta[range]));
-        let version = get(PROTOCOL_VERSION)?;
-        let capabilities = get(CLIENT_CAPABILITIES);
-        Some(match (json::string(&version), capabilities) {
-            (None, _) => Err(PROTOCOL_VERSION),
-            (Some(_), None) => Err(CLIENT_CAPABILITIES),
-            (Some(version), Some(capabilities)) if capabilities.starts_with(b"{") => Ok(Self {
-                version: version.into_owned(),
-                capabilities,
-                client_info: get(CLIENT_INFO),
-                log_level: get(LOG_LEVEL),
-            }),
-            (Some(_), Some(_)) => Err(CLIENT_CAPABILITIES),
-        })
+        let mut values = [None; 4];
+        for (key, range) in json::members(meta) {
+            if let Some(at) = KEYS.iter().position(|name| json::is_named(key, name)) {
+                values[at] = Some(&meta[range]);
+            }
+        }
+        let [version, capabilities, client_info, log_level] = values;
+        let Some(version) = json::string(version?) else { return Some(Err(PROTOCOL_VERSION)) };
+        let Some(capabilities) = capabilities.filter(|value| value.starts_with(b"{")) else {
+            return Some(Err(CLIENT_CAPABILITIES));
+        };
+        Some(Ok(Self {
+            version: version.into_owned(),
+            capabilities: Bytes::copy_from_slice(capabilities),
+            client_info: client_info.map(Bytes::copy_from_slice),
+            log_level: log_level.map(Bytes::copy_from_slice),
+        }))
     }
 }
 
@@ -101,13 +107,16 @@ pub fn with_meta(
 
 /// Returns params without what only the modern era knows.
 pub fn without_meta(params: &[u8]) -> Vec<u8> {
-    let Some(range) = json::member(params, "_meta") else { return params.to_vec() };
-    let keys = [PROTOCOL_VERSION, CLIENT_CAPABILITIES, CLIENT_INFO, LOG_LEVEL];
-    let meta = edit::remove(&params[range.clone()], &keys);
-    match &meta[..] {
-        b"{}" => edit::remove(params, &["_meta"]),
-        _ => json::splice(params, &[(range, meta.into())]),
-    }
+    edit::rewrite(params, |key, value| match () {
+        () if json::is_named(key, "inputResponses") || json::is_named(key, "requestState") => {
+            edit::Rewrite::Remove
+        }
+        () if json::is_named(key, "_meta") => match edit::remove(value, &KEYS) {
+            meta if meta == b"{}" => edit::Rewrite::Remove,
+            meta => edit::Rewrite::Replace(meta),
+        },
+        () => edit::Rewrite::Keep,
+    })
 }
 
 #[cfg(test)]
@@ -138,5 +147,7 @@ mod tests {
         assert!(RequestMeta::of(&request(std::str::from_utf8(&modern).unwrap())).unwrap().is_ok());
         assert_eq!(without_meta(&modern), br#"{"_meta":{"progressToken":7},"name":"x"}"#);
         assert_eq!(without_meta(&with_meta(b"", b"{}", None, None)), b"{}");
+        let again = br#"{"name":"x","inputResponses":{"a":1},"requestState":"s"}"#;
+        assert_eq!(without_meta(again), br#"{"name":"x"}"#);
     }
 }

@@ -225,3 +225,44 @@ async fn an_audit_event_of_an_open_stage_holds_nobody_up() {
 
     assert_eq!(ended, "{}");
 }
+
+#[tokio::test]
+async fn a_stage_meets_the_kinds_of_messages_it_sees_and_no_others() {
+    let seen = Seen::default();
+    let notified = |stage: &mut Stage, _: &mut Scripted| {
+        stage.sees = [MessageKind::Notifications].into_iter().collect();
+    };
+    let stages = vec![with(&seen, "notified", notified), stage(&seen, "called").0];
+    let pipeline = Pipeline::new(stages, store());
+    let caller = Arc::clone(&exchange().caller);
+    let note = Exchange::notification(caller, "notifications/progress", Bytes::new());
+
+    let (called, entered) = pipeline.before_request(exchange()).await;
+    pipeline.after_response(entered, called).await;
+    pipeline.before_message(note);
+
+    assert_eq!(*seen.lock().unwrap(), ["called before", "called after", "notified before"]);
+    assert!(pipeline.sees(MessageKind::Notifications));
+    assert!(!pipeline.sees(MessageKind::ServerRequests));
+}
+
+#[tokio::test]
+async fn the_audit_event_of_what_is_no_call_is_not_waited_for() {
+    let seen = Seen::default();
+    let question = |stage: &mut Stage, scripted: &mut Scripted| {
+        stage.sees = [MessageKind::ServerRequests].into_iter().collect();
+        scripted.after = audit_after;
+    };
+    let store = store();
+    store.refuse_audit(true);
+    let pipeline = Pipeline::new(vec![with(&seen, "audit", question)], Arc::clone(&store) as _);
+    let caller = Arc::clone(&exchange().caller);
+    let kind = MessageKind::ServerRequests;
+    let asked = Exchange::of_upstream(kind, caller, &"up".into(), "roots/list", Bytes::new());
+
+    let (mut asked, entered) = pipeline.before_message(asked);
+    asked.outcome = Some(Outcome::Result { json: Bytes::from_static(b"{}"), tool_error: false });
+    let answered = pipeline.after_message(entered, asked);
+
+    assert!(matches!(answered.outcome, Some(Outcome::Result { .. })));
+}
