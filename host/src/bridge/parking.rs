@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::seal::{Inner, STATE_TTL, Seal, digest};
@@ -29,7 +28,6 @@ const GATHER: Duration = Duration::from_millis(10);
 pub(crate) struct Running {
     /// Not looked at while the call is parked: then it waits for its client.
     answer: Pin<Box<dyn Future<Output = Result<Answer, CallError>> + Send>>,
-    questions: mpsc::UnboundedReceiver<Question>,
     /// The request that began it: what belongs to the call comes to it.
     began: Arc<OpenRequest>,
     /// What was asked and is not answered: key, who asked, and under which id.
@@ -40,6 +38,12 @@ pub(crate) struct Running {
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running").field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.began.drop_questions();
     }
 }
 
@@ -70,10 +74,9 @@ pub(crate) fn start(
     open: &Arc<OpenRequest>,
     call: impl Future<Output = Result<Answer, CallError>> + Send + 'static,
 ) -> Running {
-    let questions = open.take_questions();
+    open.keep_questions();
     Running {
         answer: Box::pin(call),
-        questions,
         began: Arc::clone(open),
         asked: Vec::new(),
         last_key: 0,
@@ -125,14 +128,13 @@ impl Running {
             tokio::select! {
                 biased;
                 answer = &mut self.answer => return answer,
-                Some(question) = self.questions.recv() => self.note(question),
+                questions = self.began.asked() => self.note(questions),
             }
         }
         // A server that wants to know several things asks for all of them at once.
         sleep(GATHER).await;
-        while let Ok(question) = self.questions.try_recv() {
-            self.note(question);
-        }
+        let questions = self.began.questions();
+        self.note(questions);
         let session = self.began.session().ok_or(CallError::Cancelled)?;
         let requests: Vec<_> = self
             .asked
@@ -167,9 +169,11 @@ impl Running {
         Ok((Outcome::Result { json: json.into(), tool_error: false }, None))
     }
 
-    fn note(&mut self, question: Question) {
-        self.last_key += 1;
-        self.asked.push((format!("request-{}", self.last_key), question));
+    fn note(&mut self, questions: Vec<Question>) {
+        for question in questions {
+            self.last_key += 1;
+            self.asked.push((format!("request-{}", self.last_key), question));
+        }
     }
 }
 

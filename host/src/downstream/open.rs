@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use super::channel::ReplyTo;
 use super::{Question, Session};
@@ -12,6 +12,9 @@ use crate::mcp::modern::RequestMeta;
 use crate::pipeline::{CallError, MessageKind};
 use crate::upstream::Connection;
 use crate::wire::NotQueued;
+
+/// An upstream may ask so many things at once while it works on a request.
+const QUESTIONS_MAX: usize = 64;
 
 /// A request of a client that has no answer yet.
 #[derive(Debug)]
@@ -22,8 +25,9 @@ pub struct OpenRequest {
     reply_to: Mutex<ReplyTo>,
     cancel: Notify,
     sent: Mutex<Option<(Arc<Connection>, u64)>>,
-    /// Takes what the upstream asks meanwhile, where the client cannot be asked.
-    questions: Mutex<Option<mpsc::UnboundedSender<Question>>>,
+    /// What the upstream asks meanwhile, where the client cannot be asked.
+    questions: Mutex<Option<Vec<Question>>>,
+    asks: Notify,
 }
 
 impl OpenRequest {
@@ -39,6 +43,7 @@ impl OpenRequest {
             cancel: Notify::new(),
             sent: Mutex::default(),
             questions: Mutex::default(),
+            asks: Notify::new(),
         })
     }
 
@@ -81,19 +86,41 @@ impl OpenRequest {
         *lock(&self.reply_to) = other.reply_to();
     }
 
-    /// From now on, what the upstream asks is not put to the client but to the receiver.
-    pub fn take_questions(&self) -> mpsc::UnboundedReceiver<Question> {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        *lock(&self.questions) = Some(sender);
-        receiver
+    /// From now on, what the upstream asks is not put to the client but kept for [`Self::questions`].
+    pub fn keep_questions(&self) {
+        lock(&self.questions).get_or_insert_default();
+    }
+
+    /// From now on, nobody takes what the upstream asks.
+    pub fn drop_questions(&self) {
+        let dropped = lock(&self.questions).take();
+        drop(dropped);
+    }
+
+    /// Waits until the upstream asks something, and returns what it asked so far.
+    pub async fn asked(&self) -> Vec<Question> {
+        loop {
+            let questions = self.questions();
+            if !questions.is_empty() {
+                return questions;
+            }
+            self.asks.notified().await;
+        }
+    }
+
+    /// Returns what the upstream asked and nobody took yet.
+    pub fn questions(&self) -> Vec<Question> {
+        lock(&self.questions).as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Hands over what an upstream asks. Gives it back if nobody takes it.
     pub(super) fn question(&self, question: Question) -> Option<Question> {
-        match &*lock(&self.questions) {
-            Some(questions) => questions.send(question).err().map(|unsent| unsent.0),
-            None => Some(question),
+        match &mut *lock(&self.questions) {
+            Some(questions) if questions.len() < QUESTIONS_MAX => questions.push(question),
+            Some(_) | None => return Some(question),
         }
+        self.asks.notify_one();
+        None
     }
 
     /// Asks the client something on behalf of an upstream, and returns its result.
