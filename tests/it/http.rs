@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use ultra_tests::{Ultra, servers};
+use ultra_tests::{Fake, Ultra, servers};
 
 /// Node takes its time to start on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -107,6 +107,52 @@ async fn what_the_server_asks_reaches_the_client_and_its_answer_the_server() {
     let sampled = ultra.call_tool(name, json!({"prompt": "hi", "maxTokens": 10})).await;
 
     assert!(sampled.raw.contains("sampled"), "{}", sampled.raw);
+}
+
+/// `fake-upstream` behind HTTP; ended with the value.
+struct FakeServer(Child);
+
+impl Drop for FakeServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_calls_is_left_alone_until_it_shakes_hands_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let away = dir.path().join("away");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = Fake::new("fake")
+        .option("--http", port)
+        .option("--away-while", away.display())
+        .command();
+    let _server = FakeServer(command.stdin(Stdio::null()).spawn().unwrap());
+    let url = format!("http://127.0.0.1:{port}/mcp");
+    let ultra = Ultra::config(&config(&url)).memory().start();
+    ultra.initialize(json!({})).await;
+    ultra.notify("notifications/initialized", json!({})).await;
+    ultra.tools_until("its tools", |tools| tools.iter().any(|tool| tool == "everything__echo")).await;
+
+    std::fs::write(&away, "").unwrap();
+    let open = async {
+        loop {
+            let refused = ultra.call_tool("everything__echo", json!({})).await;
+            if refused.raw.contains("is not running") {
+                return;
+            }
+            assert!(refused.raw.contains("503"), "{}", refused.raw);
+        }
+    };
+    tokio::time::timeout(PATIENCE, open).await.unwrap();
+    std::fs::remove_file(&away).unwrap();
+    let closed = async {
+        while ultra.call_tool("everything__echo", json!({})).await.raw.contains("\"error\"") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.unwrap();
 }
 
 /// The new process knows nothing of the session: the call is made again in a new one.

@@ -37,8 +37,9 @@ const SOON: Duration = Duration::from_secs(1);
 /// See [`BACK_OFF_MIN`].
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
-/// So many failures to reach an HTTP server in a row mean that it is gone.
-const UNREACHABLE_MAX: u32 = 3;
+/// After so many messages in a row that an HTTP server did not take, its circuit opens: calls fail at once
+/// until it has shaken hands again, which is tried after each pause.
+const UNTAKEN_MAX: u32 = 3;
 
 /// An HTTP server may take this long to say that it has seen us listen. Some say it with the first event.
 const LISTEN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -134,18 +135,16 @@ impl Upstream {
         let connection = Arc::new(Connection::new(Arc::clone(&self.name), outlet));
         let reason = {
             let hearing = async {
-                let mut unreachable = 0;
+                let mut untaken = 0;
                 while let Some(heard) = hearing.recv().await {
-                    unreachable = match &heard {
-                        Heard::Failed(_, UpstreamError::Closed { .. }) => unreachable + 1,
-                        _ => 0,
-                    };
+                    let why = not_taken(&heard);
+                    untaken = if why.is_some() { untaken + 1 } else { 0 };
                     let gone = self.heard(heard, &connection, listener);
                     if let Some(reason) = gone {
                         return reason;
                     }
-                    if unreachable >= UNREACHABLE_MAX {
-                        return "it cannot be reached".to_owned();
+                    if let Some(why) = why.filter(|_| untaken >= UNTAKEN_MAX) {
+                        return why;
                     }
                     if let Some(outbox) = listener.outbox() {
                         outbox.drained().await;
@@ -427,6 +426,18 @@ impl Upstream {
             stderr: Some(self.stderr.last(20)).filter(|text| error.is_some() && !text.is_empty()),
             unix_ns: crate::unix_ns(),
         });
+    }
+}
+
+/// Returns why an HTTP server did not take a message, if that is what was heard.
+fn not_taken(heard: &Heard) -> Option<String> {
+    match heard {
+        Heard::Failed(_, UpstreamError::Closed { .. }) => Some("it cannot be reached".to_owned()),
+        // What stands before it says so.
+        Heard::Failed(_, UpstreamError::Http { status: 502..=504, reason, .. }) => {
+            Some(format!("it takes no calls: HTTP status {reason}"))
+        }
+        _ => None,
     }
 }
 

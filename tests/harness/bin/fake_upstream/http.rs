@@ -24,7 +24,7 @@ pub(crate) fn serve(options: &Options, port: u16) -> io::Result<()> {
 
 fn connection(stream: TcpStream, options: Options) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut server = Server::new(options);
+    let mut server = Server::new(options.clone());
     let mut reader = BufReader::with_capacity(256 * 1024, stream);
     let (mut line, mut body, mut response) = (String::new(), Vec::new(), Vec::new());
     loop {
@@ -50,7 +50,12 @@ fn connection(stream: TcpStream, options: Options) -> io::Result<()> {
         if is_post {
             server.receive(&body);
         }
+        let is_away = options.away_while.as_ref().is_some_and(|file| file.exists());
+        if is_away {
+            server.out.clear();
+        }
         let status = match (is_post, server.out.is_empty()) {
+            _ if is_away => "503 Service Unavailable",
             (true, false) => "200 OK",
             (true, true) => "202 Accepted",
             (false, _) => "405 Method Not Allowed",

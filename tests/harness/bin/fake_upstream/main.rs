@@ -96,6 +96,9 @@ struct Options {
     /// Serve HTTP on this port instead of stdio
     #[arg(long)]
     http: Option<u16>,
+    /// Behind HTTP, answer 503 while this file exists
+    #[arg(long, requires = "http")]
+    away_while: Option<PathBuf>,
     /// Sleep for ever; how the grandchild is started
     #[arg(long, hide = true)]
     sleeper: bool,
