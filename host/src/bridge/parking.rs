@@ -65,6 +65,12 @@ impl Parking {
     pub fn is_empty(&self) -> bool {
         lock(&self.calls).is_empty()
     }
+
+    /// Gives up the calls that wait: their client is gone.
+    pub fn clear(&self) {
+        let calls = std::mem::take(&mut *lock(&self.calls));
+        drop(calls);
+    }
 }
 
 /// Who calls what: what a state is sealed for.

@@ -22,7 +22,9 @@ use crate::gateway::Gateway;
 use crate::pipeline::Pipeline;
 use crate::plugins::{self, Plugins};
 use crate::telemetry::{self, Exporter};
-use crate::upstream::{Auth, Definition, Endpoint, Guard, Program, Remote};
+use crate::upstream::{
+    Auth, Definition, Endpoint, Guard, Pool, Program, Remote, Surroundings,
+};
 use crate::wasm::{CachePlace, Outlets, Runtime, SpanSink};
 use crate::{audit, log};
 
@@ -108,20 +110,31 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
             load(plan, place.as_ref(), &outlets, store, &pipeline, &shutdown)
         })
     };
+    let (guard, rush) = (Arc::new(Guard::new(std::env::current_exe()?)), Arc::default());
+    let surroundings = Surroundings::of_gateway(
+        Arc::clone(&guard),
+        Arc::clone(&store),
+        redactor.clone(),
+        shutdown.clone(),
+        config.server.call_timeout,
+        Arc::clone(&rush),
+    );
+    let pool = Pool::new(surroundings, upstreams.clone());
     let setup = Setup {
         gateway: Gateway::new(loading),
         server_name: config.server.name.clone(),
         upstreams,
         only: None,
         naming: config.server.naming,
+        pool: Arc::clone(&pool),
         seal: Arc::default(),
-        guard: Arc::new(Guard::new(std::env::current_exe()?)),
+        guard,
         store: Arc::clone(&store),
         redactor,
         stopping,
         shutdown: shutdown.clone(),
         call_timeout: config.server.call_timeout,
-        rush: Arc::default(),
+        rush,
         exporter: exporter.clone(),
     };
     audit::record_gateway(&store, audit::Event::ServerStart);
@@ -137,6 +150,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
                 None => stdio::serve(setup).await,
             };
             shutdown.cancel();
+            pool.end().await;
             served
         },
         measuring
@@ -345,7 +359,12 @@ impl Definitions {
                 Endpoint::Http(Box::new(remote))
             }
         };
-        Ok(Definition { name: Arc::clone(&upstream.name), endpoint, era: upstream.era })
+        Ok(Definition {
+            name: Arc::clone(&upstream.name),
+            endpoint,
+            era: upstream.era,
+            is_shared: upstream.shared,
+        })
     }
 }
 

@@ -56,6 +56,7 @@ const UPSTREAM: &[&str] = &[
     "transport",
     "era",
     "enabled",
+    "shared",
     "description",
 ];
 const OAUTH: &[&str] =
@@ -309,6 +310,7 @@ impl Reader<'_> {
             enabled,
             description,
             era: self.choice(section, "era", ERAS).flatten(),
+            shared: self.flag(section, "shared").unwrap_or(false),
             endpoint: endpoint?,
         })
     }

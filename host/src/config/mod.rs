@@ -254,6 +254,8 @@ pub struct Upstream {
     pub endpoint: Endpoint,
     /// The era of the protocol it is talked to in; found out if none.
     pub era: Option<Era>,
+    /// One connection serves all sessions.
+    pub shared: bool,
 }
 
 /// How an upstream is reached.

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::Session;
 use super::channel::ReplyTo;
@@ -11,13 +12,14 @@ use crate::lock;
 use crate::mcp::Message;
 use crate::mcp::modern::RequestMeta;
 use crate::pipeline::CallError;
-use crate::upstream::Connection;
+use crate::upstream::{Connection, Listener, Origin};
 use crate::wire::NotQueued;
 
 /// A request of a client that has no answer yet.
 #[derive(Debug)]
 pub struct OpenRequest {
     session: Weak<Session>,
+    session_ended: CancellationToken,
     /// What it says of itself, in the modern era.
     meta: Option<RequestMeta>,
     reply_to: Mutex<ReplyTo>,
@@ -36,14 +38,22 @@ pub struct Question {
     pub message: Message,
 }
 
+impl Origin for OpenRequest {
+    fn listener(&self) -> Weak<dyn Listener> {
+        Weak::<Session>::clone(&self.session)
+    }
+}
+
 impl OpenRequest {
     pub(super) fn new(
         session: Weak<Session>,
+        session_ended: CancellationToken,
         meta: Option<RequestMeta>,
         reply_to: ReplyTo,
     ) -> Arc<Self> {
         Arc::new(Self {
             session,
+            session_ended,
             meta,
             reply_to: Mutex::new(reply_to),
             cancel: Notify::new(),
@@ -57,9 +67,12 @@ impl OpenRequest {
         self.meta.as_ref()
     }
 
-    /// Waits until the client withdraws the request.
+    /// Waits until the client withdraws the request, or is gone.
     pub async fn cancelled(&self) {
-        self.cancel.notified().await;
+        tokio::select! {
+            () = self.cancel.notified() => {}
+            () = self.session_ended.cancelled() => {}
+        }
     }
 
     /// Withdraws the request.

@@ -98,7 +98,7 @@ impl Sessions {
     pub(super) fn find(&self, id: &str) -> Option<Arc<HttpSession>> {
         let session = lock(&self.open).get(id).cloned()?;
         if session.shutdown.is_cancelled() {
-            lock(&self.open).remove(id);
+            self.close(id);
             return None;
         }
         let mut state = lock(&session.state);
