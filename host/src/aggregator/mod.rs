@@ -263,8 +263,8 @@ impl Aggregator {
                 }
                 let owner = lock(&self.learned).tasks.get(&id).cloned();
                 // Of one that serves others too, a task may be another client's.
-                let owner = owner
-                    .or_else(|| self.only(has_tasks).filter(|upstream| !upstream.is_shared()));
+                let owner =
+                    owner.or_else(|| self.only(has_tasks).filter(|upstream| !upstream.is_shared()));
                 let owner =
                     owner.ok_or_else(|| CallError::Unknown { kind: "task", name: id.clone() })?;
                 Ok(to(&owner, id.as_str()))

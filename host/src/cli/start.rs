@@ -22,9 +22,7 @@ use crate::gateway::Gateway;
 use crate::pipeline::Pipeline;
 use crate::plugins::{self, Plugins};
 use crate::telemetry::{self, Exporter};
-use crate::upstream::{
-    Auth, Definition, Endpoint, Guard, Pool, Program, Remote, Surroundings,
-};
+use crate::upstream::{Auth, Definition, Endpoint, Guard, Pool, Program, Remote, Surroundings};
 use crate::wasm::{CachePlace, Outlets, Runtime, SpanSink};
 use crate::{audit, log};
 

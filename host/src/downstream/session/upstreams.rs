@@ -50,7 +50,8 @@ impl Session {
         let changes = async {
             while upstreams.changed().await.is_ok() {
                 upstreams.mark_unchanged();
-                let make = |definition: &Definition| self.make(definition, aggregator.surroundings());
+                let make =
+                    |definition: &Definition| self.make(definition, aggregator.surroundings());
                 let (new, gone) = aggregator.adopt(&self.setup.definitions(), make);
                 new.iter().for_each(|upstream| self.run(upstream));
                 for upstream in gone.into_iter().filter(|upstream| !upstream.is_shared()) {
