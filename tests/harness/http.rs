@@ -67,13 +67,18 @@ impl Endpoint {
     ///
     /// If the gateway begins none.
     pub async fn initialize(&self, capabilities: Value) -> HttpSession {
+        let mut response = self.begin(capabilities).await;
+        let answer = response.next().await;
+        let Some(id) = response.session.take() else { panic!("no session: {answer:?}") };
+        HttpSession { endpoint: self.clone(), id, next_id: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// Asks for a session.
+    pub async fn begin(&self, capabilities: Value) -> Response {
         let client = json!({"name": "harness", "version": "1.0"});
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": client});
         let message = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
-        let mut response = self.post("", &message).await;
-        let answer = response.next().await;
-        let Some(id) = response.session.clone() else { panic!("no session: {answer:?}") };
-        HttpSession { endpoint: self.clone(), id, next_id: Arc::new(AtomicU64::new(1)) }
+        self.post("", &message).await
     }
 
     /// Makes a request of the modern era.

@@ -218,3 +218,96 @@ async fn a_server_that_falls_is_told_again_what_clients_want() {
     assert_eq!(lost["error"]["code"], -32012);
     heard_times(ultra.dir(), "resources/subscribe", 2).await;
 }
+
+/// A session that nobody works in any more costs nothing for long, however many there are of them.
+#[tokio::test]
+async fn ten_thousand_abandoned_sessions_leave_nothing_behind() {
+    const SESSIONS: usize = 10_000;
+    // By then there are as many as there may be at a time, and more.
+    const FULL: usize = 2_000;
+    let (ultra, http) = start().await;
+    let listening = http.session(json!({})).await;
+    let mut stream = listening.listen().await;
+    let working = http.session(json!({})).await;
+    let server = pid(&working).await;
+    for _ in 0..3 {
+        pid(&working).await;
+    }
+
+    let mut full = 0;
+    for begun in (0..SESSIONS).step_by(100) {
+        if begun == FULL {
+            full = rss_kib(ultra.pid());
+        }
+        let abandon = async |which: usize| {
+            let session = http.session(json!({})).await;
+            if which.is_multiple_of(10) {
+                assert_eq!(pid(&session).await, server);
+            }
+        };
+        let of_ten = async |first: usize| {
+            for which in first..first + 25 {
+                abandon(which).await;
+            }
+        };
+        tokio::join!(of_ten(begun), of_ten(begun + 25), of_ten(begun + 50), of_ten(begun + 75));
+        assert_eq!(pid(&working).await, server);
+    }
+    let after = rss_kib(ultra.pid());
+
+    assert!(after < full + GROWTH_KIB, "{full} KiB with {FULL} sessions, {after} with {SESSIONS}");
+    assert_eq!(pid(&http.session(json!({})).await).await, server);
+    listening.request("logging/setLevel", json!({"level": "info"})).await;
+    listening.call_tool("up__log", json!({"level": "error"})).await;
+    stream.notification("notifications/message").await;
+    assert_eq!(process::pids_in(&ultra.dir().join("pids"), 1).await.len(), 1);
+    let fakes = ultra.processes().into_iter().filter(|pid| is_fake(*pid)).count();
+    assert_eq!(fakes, 1);
+}
+
+/// What an allocator may keep, and records on their way to the disk. 8,000 sessions would take 130 MiB.
+const GROWTH_KIB: u64 = 16 * 1024;
+
+/// Returns the memory of a process that is in use.
+fn rss_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn is_fake(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    memchr::memmem::find(&line, b"fake-upstream").is_some()
+}
+
+#[tokio::test]
+async fn a_session_that_is_silent_for_long_ends() {
+    let setup = Ultra::setup().yaml("server: {http_session_idle: 1s}");
+    let fake = Fake::new("up").option("--record", setup.dir().join("heard").display());
+    let ultra = setup.shared_upstream(&fake).http().start();
+    let session = ultra.http().await.session(json!({})).await;
+
+    session.request("resources/subscribe", json!({"uri": "fake://up/note"})).await;
+
+    heard_times(ultra.dir(), "resources/unsubscribe", 1).await;
+    let response = session.send("ping", json!({})).await;
+    assert_eq!(response.status, 404);
+}
+
+#[tokio::test]
+async fn where_all_sessions_are_in_use_a_new_one_is_refused() {
+    let ultra = Ultra::setup().yaml("server: {http_sessions_max: 2}").http().start();
+    let http = ultra.http().await;
+    let (first, second) = (http.session(json!({})).await, http.session(json!({})).await);
+    let _listens = first.listen().await;
+    let listens = second.listen().await;
+
+    let refused = http.begin(json!({})).await;
+    drop(listens);
+    let status = async || http.begin(json!({})).await.status;
+    let served = tokio::time::timeout(PATIENCE, async { while status().await != 200 {} }).await;
+
+    assert_eq!(refused.status, 503);
+    assert!(served.is_ok(), "a session that nobody listens to makes no room");
+    assert_eq!(first.send("ping", json!({})).await.status, 200);
+}

@@ -132,6 +132,8 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         stopping,
         shutdown: shutdown.clone(),
         call_timeout: config.server.call_timeout,
+        http_sessions_max: config.server.http_sessions_max,
+        http_session_idle: config.server.http_session_idle,
         rush,
         exporter: exporter.clone(),
     };

@@ -35,6 +35,10 @@ const UPSTREAM_NAME_CHARS_MAX: usize = 32;
 /// still wait for, unless told so.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
+/// Each takes some 20 KiB, and processes where upstreams are not shared.
+const HTTP_SESSIONS_MAX: usize = 1000;
+const HTTP_SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
+
 const PAYLOAD_BYTES_MAX: usize = 16 << 10;
 const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
@@ -43,8 +47,16 @@ const RETENTION_ROWS: u64 = 100_000;
 
 const ROOT: &[&str] =
     &["version", "server", "upstream", "plugins", "storage", "observability", "policy", "hub"];
-const SERVER: &[&str] =
-    &["name", "log_level", "call_timeout", "naming", "http_token", "http_hosts"];
+const SERVER: &[&str] = &[
+    "name",
+    "log_level",
+    "call_timeout",
+    "naming",
+    "http_token",
+    "http_hosts",
+    "http_sessions_max",
+    "http_session_idle",
+];
 const UPSTREAM: &[&str] = &[
     "command",
     "args",
@@ -239,6 +251,12 @@ impl Reader<'_> {
     fn server(&mut self, root: &Section<'_>) -> Server {
         let section = self.section(root.get("server"), root.path("server"), SERVER);
         let call_timeout = self.duration(&section, "call_timeout").unwrap_or(CALL_TIMEOUT);
+        let http_sessions_max =
+            self.integer(&section, "http_sessions_max").unwrap_or(HTTP_SESSIONS_MAX);
+        if http_sessions_max == 0 {
+            let message = "`server.http_sessions_max` is 0";
+            self.problem(&section, "http_sessions_max", message, "a client needs at least 1");
+        }
         Server {
             name: self.text(&section, "name").unwrap_or_else(|| "ultra".into()),
             log_level: self.choice(&section, "log_level", LOG_LEVELS).unwrap_or(LogLevel::Info),
@@ -246,6 +264,10 @@ impl Reader<'_> {
             naming: self.choice(&section, "naming", NAMINGS).unwrap_or(Naming::Prefixed),
             http_token: self.replaced(&section, "http_token", true),
             http_hosts: self.list(&section, "http_hosts", false),
+            http_sessions_max,
+            http_session_idle: self
+                .duration(&section, "http_session_idle")
+                .unwrap_or(HTTP_SESSION_IDLE),
         }
     }
 

@@ -226,6 +226,10 @@ pub struct Server {
     pub http_token: Option<String>,
     /// Names by which clients reach us over HTTP, besides the address.
     pub http_hosts: Vec<String>,
+    /// So many sessions may be open over HTTP.
+    pub http_sessions_max: usize,
+    /// A session over HTTP is ended after so long without a request or a listener.
+    pub http_session_idle: Duration,
 }
 
 /// Lowest level that is logged.

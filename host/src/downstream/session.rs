@@ -67,6 +67,10 @@ pub struct Setup {
     pub call_timeout: Duration,
     /// Learns how lines come.
     pub rush: Arc<Rush>,
+    /// So many sessions of the legacy era may be open over HTTP, at each endpoint.
+    pub http_sessions_max: usize,
+    /// One is ended after so long without a request or a listener.
+    pub http_session_idle: Duration,
     /// Seals what passes through clients' hands.
     pub seal: Arc<bridge::Seal>,
     /// Learns of sessions.
