@@ -13,4 +13,5 @@ mod plugins;
 mod protocol;
 mod real_servers;
 mod reliability;
+mod replicas;
 mod shared;

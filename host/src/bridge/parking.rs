@@ -108,10 +108,15 @@ pub(crate) fn resume(
     let gone = || CallError::InvalidParams {
         reason: "the call that `requestState` names has ended; make the request anew".to_owned(),
     };
-    let Inner::Parked(number) =
-        place.seal.open(place.principal, place.upstream, request, &sealed)?
-    else {
-        return Err(gone());
+    let elsewhere = || {
+        CallError::InvalidParams {
+        reason: "the call that `requestState` names waits at another gateway process, or at one that has ended; go on there, or make the request anew".to_owned(),
+    }
+    };
+    let number = match place.seal.open(place.principal, place.upstream, request, &sealed)? {
+        Inner::Parked { process, number } if process == place.seal.process => number,
+        Inner::Parked { .. } => return Err(elsewhere()),
+        Inner::Upstream(_) => return Err(gone()),
     };
     let session = open.session().ok_or(CallError::Cancelled)?;
     let mut running = lock(&session.parked.calls).remove(&number).ok_or_else(gone)?;
@@ -178,8 +183,8 @@ impl Running {
             }
         });
         let request = digest(place.method, place.params);
-        let state =
-            place.seal.seal(place.principal, place.upstream, request, Inner::Parked(number));
+        let inner = Inner::Parked { process: place.seal.process, number };
+        let state = place.seal.seal(place.principal, place.upstream, request, inner);
         let json = format!(
             r#"{{"resultType":"input_required","inputRequests":{{{}}},"requestState":"{state}"}}"#,
             requests.join(",")

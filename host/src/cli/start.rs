@@ -16,6 +16,7 @@ use ultra_store::{MemoryOptions, MemoryStore, Redactor, SqliteOptions, SqliteSto
 
 use super::{CliError, CliResult};
 use crate::auth::{self, Authorizer};
+use crate::bridge::Seal;
 use crate::config::{self, Backend, Config, Environment};
 use crate::downstream::{Setup, http, stdio};
 use crate::gateway::Gateway;
@@ -125,7 +126,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         only: None,
         naming: config.server.naming,
         pool: Arc::clone(&pool),
-        seal: Arc::default(),
+        seal: Arc::new(seal(&config, environment)),
         guard,
         store: Arc::clone(&store),
         redactor,
@@ -263,6 +264,25 @@ async fn keep_measurements(
 fn cache_place(config: &Config, environment: &Environment) -> Option<CachePlace> {
     let key_file = environment.config_dir()?.join("cache.key");
     Some(CachePlace { directory: config.cache_dir.join("plugins"), key_file })
+}
+
+/// Returns the seal of this gateway. Its key outlives the process, so that what clients hold stays good.
+fn seal(config: &Config, environment: &Environment) -> Seal {
+    if let Some(key) = &config.server.seal_key {
+        return Seal::of_text(key.expose());
+    }
+    let path = environment.config_dir().map(|directory| directory.join("seal.key"));
+    match path.map(|path| auth::key_kept_at(&path)) {
+        Some(Ok(key)) => Seal::new(&key),
+        Some(Err(error)) => {
+            let error = CliError::other(&error).in_one_line();
+            tracing::warn!(
+                "tasks and open rounds of modern clients end with this process: {error}"
+            );
+            Seal::default()
+        }
+        None => Seal::default(),
+    }
 }
 
 /// Ends the gateway at SIGTERM and SIGINT.

@@ -39,6 +39,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const HTTP_SESSIONS_MAX: usize = 1000;
 const HTTP_SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
 
+/// What can be guessed lets its finder read and forge what other gateways sealed.
+const SEAL_KEY_BYTES_MIN: usize = 32;
+
 const PAYLOAD_BYTES_MAX: usize = 16 << 10;
 const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
@@ -56,6 +59,7 @@ const SERVER: &[&str] = &[
     "http_hosts",
     "http_sessions_max",
     "http_session_idle",
+    "seal_key",
 ];
 const UPSTREAM: &[&str] = &[
     "command",
@@ -264,11 +268,28 @@ impl Reader<'_> {
             naming: self.choice(&section, "naming", NAMINGS).unwrap_or(Naming::Prefixed),
             http_token: self.replaced(&section, "http_token", true),
             http_hosts: self.list(&section, "http_hosts", false),
+            seal_key: self.seal_key(&section),
             http_sessions_max,
             http_session_idle: self
                 .duration(&section, "http_session_idle")
                 .unwrap_or(HTTP_SESSION_IDLE),
         }
+    }
+
+    fn seal_key(&mut self, section: &Section<'_>) -> Option<Secret> {
+        let replace = self.replaces(true);
+        let key = self.replaced(section, "seal_key", replace)?;
+        if replace && key.len() < SEAL_KEY_BYTES_MIN {
+            let message =
+                format!("`server.seal_key` has less than {SEAL_KEY_BYTES_MIN} characters");
+            self.problem(
+                section,
+                "seal_key",
+                message,
+                "such as the output of `openssl rand -hex 32`",
+            );
+        }
+        Some(Secret::new(key))
     }
 
     fn upstreams(&mut self, root: &Section<'_>) -> Vec<Upstream> {
