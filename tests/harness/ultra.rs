@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::http::Endpoint;
 use crate::process::{self, MARK};
 use crate::{Session, program};
 
@@ -88,6 +89,20 @@ impl Setup {
     #[must_use]
     pub fn late_upstream(self, fake: &Fake) -> Self {
         self.server(&fake.name, &program("fake-upstream"), &fake.args)
+    }
+
+    /// Adds an upstream that all sessions have in common. [`Self::connect`] does not wait for it.
+    #[must_use]
+    pub fn shared_upstream(mut self, fake: &Fake) -> Self {
+        self = self.late_upstream(fake);
+        self.upstreams.push_str("    shared: true\n");
+        self
+    }
+
+    /// Serves HTTP instead of stdio, at [`Ultra::http`].
+    #[must_use]
+    pub fn http(self) -> Self {
+        self.arg("--http").arg("127.0.0.1:0")
     }
 
     /// Adds an upstream that is any program. [`Self::connect`] does not wait for it.
@@ -237,6 +252,17 @@ impl Ultra {
             prefixes.iter().all(|prefix| tools.iter().any(|tool| tool.starts_with(prefix)))
         })
         .await;
+    }
+
+    /// Returns where it serves HTTP, once it does.
+    pub async fn http(&self) -> Endpoint {
+        let stderr = || self.stderr();
+        let address = process::eventually("an address", crate::session::PATIENCE, || {
+            let text = stderr();
+            let (_, rest) = text.split_once("listening on http://")?;
+            rest.split_once("/mcp")?.0.parse().ok()
+        });
+        Endpoint::new(address.await)
     }
 
     /// Returns the directory of this test.

@@ -124,16 +124,16 @@ async fn a_server_that_takes_no_calls_is_left_alone_until_it_shakes_hands_again(
     let dir = tempfile::tempdir().unwrap();
     let away = dir.path().join("away");
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut command = Fake::new("fake")
-        .option("--http", port)
-        .option("--away-while", away.display())
-        .command();
+    let mut command =
+        Fake::new("fake").option("--http", port).option("--away-while", away.display()).command();
     let _server = FakeServer(command.stdin(Stdio::null()).spawn().unwrap());
     let url = format!("http://127.0.0.1:{port}/mcp");
     let ultra = Ultra::config(&config(&url)).memory().start();
     ultra.initialize(json!({})).await;
     ultra.notify("notifications/initialized", json!({})).await;
-    ultra.tools_until("its tools", |tools| tools.iter().any(|tool| tool == "everything__echo")).await;
+    ultra
+        .tools_until("its tools", |tools| tools.iter().any(|tool| tool == "everything__echo"))
+        .await;
 
     std::fs::write(&away, "").unwrap();
     let open = async {

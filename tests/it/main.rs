@@ -13,4 +13,6 @@ mod plugins;
 mod protocol;
 mod real_servers;
 mod reliability;
+mod replicas;
 mod sees;
+mod shared;

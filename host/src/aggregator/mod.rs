@@ -20,11 +20,11 @@ pub use catalog::{Catalog, Route, merge};
 use crate::bridge::{self, Place, Seal};
 use crate::downstream::OpenRequest;
 use crate::lock;
-use crate::mcp::{Era, Message, json, modern};
+use crate::mcp::{Era, Level, Message, json, modern};
 use crate::pipeline::{CallError, Outcome};
 use crate::upstream::{
-    Connection, Definition, ListKind, Patience, Sender, Surroundings, Upstream, UpstreamError,
-    push_array,
+    Belongs, Connection, Definition, ListKind, Patience, Sender, Surroundings, Upstream,
+    UpstreamError, Wants, push_array,
 };
 
 /// A list waits this long for servers that are starting and of which nothing is remembered yet.
@@ -151,9 +151,13 @@ impl Aggregator {
         Arc::clone(&lock(&self.upstreams))
     }
 
-    /// Makes upstreams of those definitions that are new, keeps those that are not, and lets go of the
+    /// Has upstreams made of those definitions that are new, keeps those that are not, and lets go of the
     /// others. Returns the new ones, which are not started, and the others.
-    pub fn adopt(&self, definitions: &[Definition]) -> (Vec<Arc<Upstream>>, Vec<Arc<Upstream>>) {
+    pub fn adopt(
+        &self,
+        definitions: &[Definition],
+        make: impl Fn(&Definition) -> Arc<Upstream>,
+    ) -> (Vec<Arc<Upstream>>, Vec<Arc<Upstream>>) {
         let before = self.upstreams();
         let mut new = Vec::new();
         let after: Vec<_> = definitions
@@ -161,8 +165,7 @@ impl Aggregator {
             .map(|definition| {
                 let known = before.iter().find(|upstream| upstream.definition() == definition);
                 known.cloned().unwrap_or_else(|| {
-                    let surroundings = Arc::clone(&self.surroundings);
-                    let upstream = Arc::new(Upstream::new(definition.clone(), surroundings));
+                    let upstream = make(definition);
                     new.push(Arc::clone(&upstream));
                     upstream
                 })
@@ -180,7 +183,14 @@ impl Aggregator {
         }
         *lock(&self.upstreams) = after.into();
         self.listing_changed();
+        // Its other users may have had it started long ago.
+        new.iter().filter(|upstream| upstream.is_shared()).for_each(|new| self.say_wants(new));
         (new, gone)
+    }
+
+    /// Returns what its upstreams are made with.
+    pub fn surroundings(&self) -> &Arc<Surroundings> {
+        &self.surroundings
     }
 
     /// Returns the store.
@@ -252,7 +262,9 @@ impl Aggregator {
                     return Ok(target);
                 }
                 let owner = lock(&self.learned).tasks.get(&id).cloned();
-                let owner = owner.or_else(|| self.only(has_tasks));
+                // Of one that serves others too, a task may be another client's.
+                let owner =
+                    owner.or_else(|| self.only(has_tasks).filter(|upstream| !upstream.is_shared()));
                 let owner =
                     owner.ok_or_else(|| CallError::Unknown { kind: "task", name: id.clone() })?;
                 Ok(to(&owner, id.as_str()))
@@ -341,17 +353,18 @@ impl Aggregator {
             params,
         };
         let (outcome, response) = match (open.meta(), connection.era()) {
-            (None, Era::Legacy) => answer(self.once(connection, request, params, unchanged).await?),
-            (None, Era::Modern)
-                if matches!(&**method, "resources/subscribe" | "resources/unsubscribe") =>
+            (None, era)
+                if matches!(&**method, "resources/subscribe" | "resources/unsubscribe")
+                    && (era == Era::Modern || upstream.is_shared()) =>
             {
                 self.subscribed(method, params, upstream);
-                upstream.subscribe(self.subscriptions_of(upstream));
+                self.say_wants(upstream);
                 return Ok((
                     Outcome::Result { json: Bytes::from_static(b"{}"), tool_error: false },
                     None,
                 ));
             }
+            (None, Era::Legacy) => answer(self.once(connection, request, params, unchanged).await?),
             (None, Era::Modern) => self.by_rounds(connection, request).await?,
             (Some(_), Era::Modern) if open.shows_questions() => {
                 let running = match bridge::resume(&place, open)? {
@@ -359,7 +372,7 @@ impl Aggregator {
                     None => bridge::start(open, Self::shown_rounds(connection, request)?),
                 };
                 let (outcome, response) = running.answer(&place).await?;
-                (self.named(&place, outcome), response)
+                (self.named(&place, upstream, outcome), response)
             }
             (Some(_), Era::Modern) => {
                 let params = bridge::open_state(&place)?;
@@ -371,7 +384,7 @@ impl Aggregator {
                     }
                     outcome => outcome,
                 };
-                (self.named(&place, outcome), response)
+                (self.named(&place, upstream, outcome), response)
             }
             (Some(meta), Era::Legacy) => {
                 let running = match bridge::resume(&place, open)? {
@@ -403,14 +416,15 @@ impl Aggregator {
     }
 
     /// Returns an outcome with our name for the task that it tells of.
-    fn named(&self, place: &Place<'_>, outcome: Outcome) -> Outcome {
+    fn named(&self, place: &Place<'_>, upstream: &Upstream, outcome: Outcome) -> Outcome {
         let Outcome::Result { json: result, tool_error } = outcome else { return outcome };
         let tells = place.method.starts_with("tasks/")
             || json::member(&result, "resultType")
                 .is_some_and(|range| &result[range] == b"\"task\"");
+        let is_ours = self.naming != Naming::Own || upstream.is_shared();
         let id = json::member(&result, "taskId")
             .and_then(|range| Some((range.clone(), json::string(&result[range])?.into_owned())));
-        let json = match id.filter(|_| tells && self.naming != Naming::Own) {
+        let json = match id.filter(|_| tells && is_ours) {
             Some((range, id)) => {
                 let name = place.seal.task(place.principal, place.upstream, &id);
                 json::splice(&result, &[(range, json::quote(&name).into())]).into()
@@ -455,7 +469,7 @@ impl Aggregator {
         let mut params = request.params.clone();
         let mut round = 0;
         loop {
-            let (sender, level) = (Arc::clone(upstream), level.clone());
+            let (sender, level) = (Arc::clone(&self.surroundings), level.clone());
             let translate = move |params: Bytes| match is_modern {
                 true => params,
                 false => sender.modern(&params, level.as_deref()),
@@ -548,6 +562,10 @@ impl Aggregator {
         }
     }
 
+    fn knows_task(&self, id: &str) -> bool {
+        lock(&self.learned).tasks.contains_key(id)
+    }
+
     /// Returns the result of a list method from the catalog.
     pub async fn list(&self, kind: ListKind) -> Bytes {
         self.first_listings().await;
@@ -612,8 +630,10 @@ impl Aggregator {
             };
             for range in json::elements(&items) {
                 let task = items.slice(range);
-                if let Ok((_, id)) = text(&task, &["taskId"]) {
-                    self.learn_task(upstream, id);
+                match text(&task, &["taskId"]) {
+                    Ok((_, id)) if upstream.is_shared() && !self.knows_task(&id) => continue,
+                    Ok((_, id)) => self.learn_task(upstream, id),
+                    Err(_) => {}
                 }
                 tasks.push(task);
             }
@@ -632,7 +652,9 @@ impl Aggregator {
     pub fn set_log_level(&self, params: Bytes) {
         lock(&self.learned).log_level = Some(params.clone());
         for upstream in self.upstreams().iter() {
-            if let crate::upstream::State::Ready(connection) = upstream.state() {
+            if upstream.is_shared() {
+                self.say_wants(upstream);
+            } else if let crate::upstream::State::Ready(connection) = upstream.state() {
                 self.tell_log_level(upstream, &connection, &params);
             }
         }
@@ -656,10 +678,13 @@ impl Aggregator {
             let mut learned = lock(&self.learned);
             let known = learned.log_levels.get(&upstream.name);
             // Requests of others may want less; each gets what it wants of what comes.
-            if known.is_some_and(|known| bridge::rank(known) <= bridge::rank(level)) {
+            if known.is_some_and(|known| Level::parse(known) <= Level::parse(level)) {
                 return;
             }
             learned.log_levels.insert(Arc::clone(&upstream.name), level.clone());
+        }
+        if upstream.is_shared() {
+            return self.say_wants(upstream);
         }
         let params = Bytes::from([b"{\"level\":", &level[..], b"}"].concat());
         self.tell_log_level(upstream, connection, &params);
@@ -674,6 +699,45 @@ impl Aggregator {
         uris
     }
 
+    /// Says what this client wants to hear of, to an upstream that tells its server by itself.
+    fn say_wants(&self, upstream: &Upstream) {
+        let log_level = {
+            let learned = lock(&self.learned);
+            let named = learned.log_level.as_ref().and_then(level_of);
+            let of_requests = learned.log_levels.get(&upstream.name);
+            named.into_iter().chain(of_requests.and_then(|level| Level::parse(level))).min()
+        };
+        let wants = Wants { resources: self.subscriptions_of(upstream), log_level };
+        upstream.wants(&self.surroundings.caller.session_id, wants);
+    }
+
+    /// Returns whether this client is to hear what a server says that serves others too.
+    pub fn is_concerned(&self, message: &Message, belongs: &Belongs) -> bool {
+        let learned = lock(&self.learned);
+        let member = |key| message.body_member(key);
+        match &*message.method() {
+            // It is for whoever made the call.
+            "notifications/progress" => true,
+            // Each request of the modern era has a level of its own.
+            "notifications/message" if self.surroundings.revision.era() == Era::Modern => true,
+            "notifications/message" => {
+                let wanted = learned.log_level.as_ref().and_then(level_of).unwrap_or(Level::INFO);
+                member("level").and_then(Level::parse).is_none_or(|level| level >= wanted)
+            }
+            "notifications/resources/updated" => {
+                let uri = member("uri").and_then(json::string).unwrap_or_default();
+                learned.subscriptions.keys().any(|wanted| {
+                    json::string(wanted).is_some_and(|wanted| is_or_is_in(&uri, &wanted))
+                })
+            }
+            "notifications/tasks/status" => {
+                let id = member("taskId").and_then(json::string);
+                id.is_some_and(|id| learned.tasks.contains_key(&*id))
+            }
+            _ => matches!(belongs, Belongs::To(_)),
+        }
+    }
+
     /// Subscribes to a resource, whichever era its owner lives in. Says whether somebody owns it.
     pub fn watch(&self, uri: &[u8], on: bool) -> bool {
         let text = json::string(uri).unwrap_or_default();
@@ -681,10 +745,12 @@ impl Aggregator {
         let params = Bytes::from([b"{\"uri\":", uri, b"}"].concat());
         let method = if on { "resources/subscribe" } else { "resources/unsubscribe" };
         self.subscribed(method, &params, &owner);
-        if let crate::upstream::State::Ready(connection) = owner.state() {
+        if owner.is_shared() {
+            self.say_wants(&owner);
+        } else if let crate::upstream::State::Ready(connection) = owner.state() {
             match connection.era() {
                 Era::Legacy => self.tell(&owner, &connection, method, params),
-                Era::Modern => owner.subscribe(self.subscriptions_of(&owner)),
+                Era::Modern => self.say_wants(&owner),
             }
         }
         true
@@ -715,7 +781,7 @@ impl Aggregator {
             self.tell_log_level(upstream, connection, &params);
         }
         if connection.era() == Era::Modern {
-            return upstream.subscribe(self.subscriptions_of(upstream));
+            return self.say_wants(upstream);
         }
         for uri in subscriptions {
             let params = [b"{\"uri\":", &uri[..], b"}"].concat();
@@ -751,6 +817,19 @@ fn to_named(route: &Route, path: &'static [&'static str], range: Range<usize>) -
         name: Some(Arc::clone(&route.name)),
         edit: Some(Edit { path, range, quoted: route.quoted.clone() }),
     }
+}
+
+/// Returns the level that `params` of `logging/setLevel` name.
+fn level_of(params: &Bytes) -> Option<Level> {
+    Level::parse(&params[json::member(params, "level")?])
+}
+
+/// Returns whether a URI is the other one, or of something inside that (2025-11-25, server/resources).
+fn is_or_is_in(uri: &str, outer: &str) -> bool {
+    let rest = uri.strip_prefix(outer);
+    rest.is_some_and(|rest| {
+        rest.is_empty() || outer.ends_with('/') || rest.starts_with(['/', '?', '#'])
+    })
 }
 
 fn answer(message: Message) -> Answer {

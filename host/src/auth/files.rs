@@ -92,6 +92,29 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write().map_err(failed)
 }
 
+/// Makes a file that holds these bytes, and its directory, unless there is one. Of several processes that
+/// do so at once, one wins.
+pub(super) fn make(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let failed = FileError::io(path);
+    let directory = path.parent().unwrap_or(Path::new("."));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(&failed)?;
+    let temporary = path.with_extension(format!("{:016x}.tmp", rand::random::<u64>()));
+    let write = || {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        // Unlike a rename, it replaces nothing.
+        fs::hard_link(&temporary, path)
+    };
+    let made = write();
+    let _ = fs::remove_file(&temporary);
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Returns whether something is this user's and nobody else's.
 fn is_own(metadata: &fs::Metadata) -> bool {
     metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o077 == 0

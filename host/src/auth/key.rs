@@ -144,6 +144,23 @@ impl Keys {
     }
 }
 
+/// Returns the key that a file holds, and makes it where there is none. Processes that do so at once get
+/// the same one.
+///
+/// # Errors
+///
+/// The file cannot be used, could be used by others, or holds something else.
+pub fn kept_at(path: &Path) -> Result<Zeroizing<[u8; KEY_BYTES]>, KeyError> {
+    let bytes = match files::read(path)? {
+        Some(bytes) => bytes,
+        None => {
+            files::make(path, Key::random(Protection::Unprotected).bytes.as_slice())?;
+            files::read(path)?.ok_or_else(|| KeyError::Missing { path: path.to_owned() })?
+        }
+    };
+    Ok(parse_file(bytes, Protection::Unprotected, path)?.bytes)
+}
+
 fn beside(directory: &Path) -> PathBuf {
     directory.join("key")
 }
@@ -155,6 +172,24 @@ fn parse_file(bytes: Vec<u8>, protection: Protection, path: &Path) -> Result<Key
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_makes_a_key_first_makes_it_for_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ultra/seal.key");
+
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..16).map(|_| scope.spawn(|| kept_at(&path).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+
+        assert!(made.iter().all(|key| key == &made[0]));
+        assert_eq!(kept_at(&path).unwrap(), made[0]);
+        assert_eq!(std::fs::read_dir(dir.path().join("ultra")).unwrap().count(), 1);
+        std::fs::write(&path, "short").unwrap();
+        assert!(matches!(kept_at(&path), Err(KeyError::Malformed { .. })));
+    }
 
     #[test]
     fn key_files_hold_bytes_or_hex_digits() {

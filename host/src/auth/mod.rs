@@ -39,7 +39,7 @@ pub use browser::Browser;
 pub use error::AuthError;
 pub use fetch::FetchError;
 pub use files::FileError;
-pub use key::{KeyError, Keys, Protection};
+pub use key::{KeyError, Keys, Protection, kept_at as key_kept_at};
 pub use keychain::KeychainError;
 pub use reach::Refusal;
 pub use secret::Secret;

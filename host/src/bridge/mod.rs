@@ -15,11 +15,7 @@ pub use seal::Seal;
 pub(crate) use seal::{open_state, seal_state};
 
 use crate::downstream::OpenRequest;
-use crate::mcp::{Era, Message, edit, json, modern};
-
-/// Levels of log messages, by rising weight (2025-11-25, server/utilities/logging).
-const LEVELS: [&str; 8] =
-    ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+use crate::mcp::{Era, Level, Message, edit, json, modern};
 
 /// Returns a result with all that the modern era wants in it.
 ///
@@ -81,16 +77,10 @@ pub fn without_subscription(params: &Bytes) -> Bytes {
     }
 }
 
-/// Returns the weight of a level, a raw JSON string; none if there is no such level.
-pub(crate) fn rank(level: &[u8]) -> Option<usize> {
-    let level = json::string(level)?;
-    LEVELS.iter().position(|known| **known == *level)
-}
-
 /// Returns whether a request wants to hear of a log message.
 pub fn wants_log(open: &OpenRequest, message: &Message) -> bool {
-    let wanted = open.meta().and_then(|meta| rank(meta.log_level.as_deref()?));
-    let level = message.body_member("level").and_then(rank);
+    let wanted = open.meta().and_then(|meta| Level::parse(meta.log_level.as_deref()?));
+    let level = message.body_member("level").and_then(Level::parse);
     wanted.is_some_and(|wanted| level.is_none_or(|level| level >= wanted))
 }
 

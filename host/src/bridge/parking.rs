@@ -58,6 +58,12 @@ impl Parking {
     pub fn is_empty(&self) -> bool {
         lock(&self.calls).is_empty()
     }
+
+    /// Gives up the calls that wait: their client is gone.
+    pub fn clear(&self) {
+        let calls = std::mem::take(&mut *lock(&self.calls));
+        drop(calls);
+    }
 }
 
 /// Who calls what: what a state is sealed for.
@@ -75,12 +81,7 @@ pub(crate) fn start(
     call: impl Future<Output = Result<Answer, CallError>> + Send + 'static,
 ) -> Running {
     open.keep_questions();
-    Running {
-        answer: Box::pin(call),
-        began: Arc::clone(open),
-        asked: Vec::new(),
-        last_key: 0,
-    }
+    Running { answer: Box::pin(call), began: Arc::clone(open), asked: Vec::new(), last_key: 0 }
 }
 
 /// Takes up the call a request goes on with, and passes its answers on; none if it begins a new one.
@@ -94,10 +95,15 @@ pub(crate) fn resume(
     let gone = || CallError::InvalidParams {
         reason: "the call that `requestState` names has ended; make the request anew".to_owned(),
     };
-    let Inner::Parked(number) =
-        place.seal.open(place.principal, place.upstream, request, &sealed)?
-    else {
-        return Err(gone());
+    let elsewhere = || {
+        CallError::InvalidParams {
+        reason: "the call that `requestState` names waits at another gateway process, or at one that has ended; go on there, or make the request anew".to_owned(),
+    }
+    };
+    let number = match place.seal.open(place.principal, place.upstream, request, &sealed)? {
+        Inner::Parked { process, number } if process == place.seal.process => number,
+        Inner::Parked { .. } => return Err(elsewhere()),
+        Inner::Upstream(_) => return Err(gone()),
     };
     let session = open.session().ok_or(CallError::Cancelled)?;
     let mut running = lock(&session.parked.calls).remove(&number).ok_or_else(gone)?;
@@ -160,8 +166,8 @@ impl Running {
             }
         });
         let request = digest(place.method, place.params);
-        let state =
-            place.seal.seal(place.principal, place.upstream, request, Inner::Parked(number));
+        let inner = Inner::Parked { process: place.seal.process, number };
+        let state = place.seal.seal(place.principal, place.upstream, request, inner);
         let json = format!(
             r#"{{"resultType":"input_required","inputRequests":{{{}}},"requestState":"{state}"}}"#,
             requests.join(",")

@@ -6,7 +6,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chacha20poly1305::aead::Aead;
-use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
+use chacha20poly1305::{KeyInit as _, XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -19,9 +20,14 @@ pub(super) const STATE_TTL: Duration = Duration::from_secs(600);
 
 const NONCE_BYTES: usize = 24;
 
+/// What a key is made of a passphrase with, so that the passphrase can serve nothing else by accident.
+const DOMAIN: &[u8] = b"ultra seal 1";
+
 /// The key of what this gateway seals.
 pub struct Seal {
     cipher: XChaCha20Poly1305,
+    /// Tells this process from others with the same key.
+    pub(super) process: u64,
 }
 
 impl std::fmt::Debug for Seal {
@@ -54,13 +60,28 @@ pub(super) struct State {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Inner {
     Upstream(String),
-    Parked(u64),
+    /// A call that one process keeps open, and its number there.
+    Parked {
+        process: u64,
+        number: u64,
+    },
 }
 
 impl Seal {
     /// Returns a seal with this key; gateways that share it can go on with each other's requests.
     pub fn new(key: &[u8; 32]) -> Self {
-        Self { cipher: XChaCha20Poly1305::new(key.into()) }
+        Self { cipher: XChaCha20Poly1305::new(key.into()), process: rand::random() }
+    }
+
+    /// Returns a seal with the key that a text stands for: 64 hex digits are the key itself, any other is a
+    /// passphrase, which must be long enough not to be guessed.
+    pub fn of_text(text: &str) -> Self {
+        Self::new(&from_hex(text).unwrap_or_else(|| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(text.as_bytes())
+                .expect("HMAC takes keys of any length");
+            mac.update(DOMAIN);
+            mac.finalize().into_bytes().into()
+        }))
     }
 
     pub(super) fn seal(
@@ -159,10 +180,21 @@ pub(crate) fn open_state(place: &Place<'_>) -> Result<Bytes, CallError> {
         Inner::Upstream(state) => {
             Ok(edit::set(params, &[("requestState", json::quote(&state).as_bytes())]).into())
         }
-        Inner::Parked(_) => Err(CallError::InvalidParams {
+        Inner::Parked { .. } => Err(CallError::InvalidParams {
             reason: "`requestState` belongs to a server that has changed meanwhile".to_owned(),
         }),
     }
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let pairs: &[_; 32] = rest.is_empty().then_some(pairs)?.try_into().ok()?;
+    let mut key = [0; 32];
+    for (byte, pair) in key.iter_mut().zip(pairs) {
+        let digit = |at: usize| char::from(pair[at]).to_digit(16);
+        *byte = u8::try_from(digit(0)? * 16 + digit(1)?).ok()?;
+    }
+    Some(key)
 }
 
 fn now() -> u64 {
@@ -177,9 +209,10 @@ mod tests {
     fn a_state_comes_back_to_whom_it_belongs_and_nobody_else() {
         let seal = Seal::default();
         let request = digest("tools/call", br#"{"name":"a","arguments":{}}"#);
-        let sealed = seal.seal("me", "files", request, Inner::Parked(7));
+        let parked = || Inner::Parked { process: 1, number: 7 };
+        let sealed = seal.seal("me", "files", request, parked());
 
-        assert_eq!(seal.open("me", "files", request, &sealed).unwrap(), Inner::Parked(7));
+        assert_eq!(seal.open("me", "files", request, &sealed).unwrap(), parked());
         let mut tampered = sealed.clone();
         tampered.replace_range(40..41, if &sealed[40..41] == "A" { "B" } else { "A" });
         for (principal, upstream, request, text) in [
@@ -192,6 +225,21 @@ mod tests {
             assert!(seal.open(principal, upstream, request, text).is_err());
         }
         assert!(Seal::default().open("me", "files", request, &sealed).is_err());
+    }
+
+    #[test]
+    fn gateways_with_the_same_text_have_the_same_key() {
+        let digits = "0aF1".repeat(16);
+        let passphrase = "correct horse battery staple, twice over";
+        let of_bytes = Seal::new(&std::array::from_fn(|at| [0x0a, 0xf1][at % 2]));
+        for (one, other) in [
+            (Seal::of_text(&digits), of_bytes),
+            (Seal::of_text(passphrase), Seal::of_text(passphrase)),
+        ] {
+            let name = one.task("me", "files", "7");
+            assert_eq!(other.open_task("me", &name), Some(("files".into(), "7".into())));
+            assert_eq!(Seal::of_text("another").open_task("me", &name), None);
+        }
     }
 
     #[test]

@@ -16,13 +16,14 @@ use ultra_store::{MemoryOptions, MemoryStore, Redactor, SqliteOptions, SqliteSto
 
 use super::{CliError, CliResult};
 use crate::auth::{self, Authorizer};
+use crate::bridge::Seal;
 use crate::config::{self, Backend, Config, Environment};
 use crate::downstream::{Setup, http, stdio};
 use crate::gateway::Gateway;
 use crate::pipeline::Pipeline;
 use crate::plugins::{self, Plugins};
 use crate::telemetry::{self, Exporter};
-use crate::upstream::{Auth, Definition, Endpoint, Guard, Program, Remote};
+use crate::upstream::{Auth, Definition, Endpoint, Guard, Pool, Program, Remote, Surroundings};
 use crate::wasm::{CachePlace, Outlets, Runtime, SpanSink};
 use crate::{audit, log};
 
@@ -114,20 +115,33 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         let mut loading = loading.clone();
         let _ = loading.wait_for(Option::is_some).await;
     }
+    let (guard, rush) = (Arc::new(Guard::new(std::env::current_exe()?)), Arc::default());
+    let surroundings = Surroundings::of_gateway(
+        Arc::clone(&guard),
+        Arc::clone(&store),
+        redactor.clone(),
+        shutdown.clone(),
+        config.server.call_timeout,
+        Arc::clone(&rush),
+    );
+    let pool = Pool::new(surroundings, upstreams.clone());
     let setup = Setup {
         gateway: Gateway::new(loading),
         server_name: config.server.name.clone(),
         upstreams,
         only: None,
         naming: config.server.naming,
-        seal: Arc::default(),
-        guard: Arc::new(Guard::new(std::env::current_exe()?)),
+        pool: Arc::clone(&pool),
+        seal: Arc::new(seal(&config, environment)),
+        guard,
         store: Arc::clone(&store),
         redactor,
         stopping,
         shutdown: shutdown.clone(),
         call_timeout: config.server.call_timeout,
-        rush: Arc::default(),
+        http_sessions_max: config.server.http_sessions_max,
+        http_session_idle: config.server.http_session_idle,
+        rush,
         exporter: exporter.clone(),
     };
     audit::record_gateway(&store, audit::Event::ServerStart);
@@ -143,6 +157,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
                 None => stdio::serve(setup).await,
             };
             shutdown.cancel();
+            pool.end().await;
             served
         },
         measuring
@@ -257,6 +272,25 @@ fn cache_place(config: &Config, environment: &Environment) -> Option<CachePlace>
     Some(CachePlace { directory: config.cache_dir.join("plugins"), key_file })
 }
 
+/// Returns the seal of this gateway. Its key outlives the process, so that what clients hold stays good.
+fn seal(config: &Config, environment: &Environment) -> Seal {
+    if let Some(key) = &config.server.seal_key {
+        return Seal::of_text(key.expose());
+    }
+    let path = environment.config_dir().map(|directory| directory.join("seal.key"));
+    match path.map(|path| auth::key_kept_at(&path)) {
+        Some(Ok(key)) => Seal::new(&key),
+        Some(Err(error)) => {
+            let error = CliError::other(&error).in_one_line();
+            tracing::warn!(
+                "tasks and open rounds of modern clients end with this process: {error}"
+            );
+            Seal::default()
+        }
+        None => Seal::default(),
+    }
+}
+
 /// Ends the gateway at SIGTERM and SIGINT.
 fn end_at_signals(stopping: &CancellationToken) -> Result<(), CliError> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
@@ -351,7 +385,12 @@ impl Definitions {
                 Endpoint::Http(Box::new(remote))
             }
         };
-        Ok(Definition { name: Arc::clone(&upstream.name), endpoint, era: upstream.era })
+        Ok(Definition {
+            name: Arc::clone(&upstream.name),
+            endpoint,
+            era: upstream.era,
+            is_shared: upstream.shared,
+        })
     }
 }
 

@@ -35,6 +35,13 @@ const UPSTREAM_NAME_CHARS_MAX: usize = 32;
 /// still wait for, unless told so.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
+/// Each takes some 20 KiB, and processes where upstreams are not shared.
+const HTTP_SESSIONS_MAX: usize = 1000;
+const HTTP_SESSION_IDLE: Duration = Duration::from_secs(30 * 60);
+
+/// What can be guessed lets its finder read and forge what other gateways sealed.
+const SEAL_KEY_BYTES_MIN: usize = 32;
+
 const PAYLOAD_BYTES_MAX: usize = 16 << 10;
 const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
@@ -43,8 +50,17 @@ const RETENTION_ROWS: u64 = 100_000;
 
 const ROOT: &[&str] =
     &["version", "server", "upstream", "plugins", "storage", "observability", "policy", "hub"];
-const SERVER: &[&str] =
-    &["name", "log_level", "call_timeout", "naming", "http_token", "http_hosts"];
+const SERVER: &[&str] = &[
+    "name",
+    "log_level",
+    "call_timeout",
+    "naming",
+    "http_token",
+    "http_hosts",
+    "http_sessions_max",
+    "http_session_idle",
+    "seal_key",
+];
 const UPSTREAM: &[&str] = &[
     "command",
     "args",
@@ -56,6 +72,7 @@ const UPSTREAM: &[&str] = &[
     "transport",
     "era",
     "enabled",
+    "shared",
     "description",
 ];
 const OAUTH: &[&str] =
@@ -238,6 +255,12 @@ impl Reader<'_> {
     fn server(&mut self, root: &Section<'_>) -> Server {
         let section = self.section(root.get("server"), root.path("server"), SERVER);
         let call_timeout = self.duration(&section, "call_timeout").unwrap_or(CALL_TIMEOUT);
+        let http_sessions_max =
+            self.integer(&section, "http_sessions_max").unwrap_or(HTTP_SESSIONS_MAX);
+        if http_sessions_max == 0 {
+            let message = "`server.http_sessions_max` is 0";
+            self.problem(&section, "http_sessions_max", message, "a client needs at least 1");
+        }
         Server {
             name: self.text(&section, "name").unwrap_or_else(|| "ultra".into()),
             log_level: self.choice(&section, "log_level", LOG_LEVELS).unwrap_or(LogLevel::Info),
@@ -245,7 +268,28 @@ impl Reader<'_> {
             naming: self.choice(&section, "naming", NAMINGS).unwrap_or(Naming::Prefixed),
             http_token: self.replaced(&section, "http_token", true),
             http_hosts: self.list(&section, "http_hosts", false),
+            seal_key: self.seal_key(&section),
+            http_sessions_max,
+            http_session_idle: self
+                .duration(&section, "http_session_idle")
+                .unwrap_or(HTTP_SESSION_IDLE),
         }
+    }
+
+    fn seal_key(&mut self, section: &Section<'_>) -> Option<Secret> {
+        let replace = self.replaces(true);
+        let key = self.replaced(section, "seal_key", replace)?;
+        if replace && key.len() < SEAL_KEY_BYTES_MIN {
+            let message =
+                format!("`server.seal_key` has less than {SEAL_KEY_BYTES_MIN} characters");
+            self.problem(
+                section,
+                "seal_key",
+                message,
+                "such as the output of `openssl rand -hex 32`",
+            );
+        }
+        Some(Secret::new(key))
     }
 
     fn upstreams(&mut self, root: &Section<'_>) -> Vec<Upstream> {
@@ -309,6 +353,7 @@ impl Reader<'_> {
             enabled,
             description,
             era: self.choice(section, "era", ERAS).flatten(),
+            shared: self.flag(section, "shared").unwrap_or(false),
             endpoint: endpoint?,
         })
     }

@@ -121,6 +121,7 @@ impl Config {
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets = self.secrets.clone();
         secrets.extend(self.server.http_token.clone());
+        secrets.extend(self.server.seal_key.as_ref().map(|key| key.expose().to_owned()));
         let mut headers = vec![&self.observability.headers];
         for upstream in self.upstreams.iter().filter(|upstream| upstream.enabled) {
             match &upstream.endpoint {
@@ -226,6 +227,12 @@ pub struct Server {
     pub http_token: Option<String>,
     /// Names by which clients reach us over HTTP, besides the address.
     pub http_hosts: Vec<String>,
+    /// The key that gateways behind one address have in common, or a passphrase for it.
+    pub seal_key: Option<Secret>,
+    /// So many sessions may be open over HTTP.
+    pub http_sessions_max: usize,
+    /// A session over HTTP is ended after so long without a request or a listener.
+    pub http_session_idle: Duration,
 }
 
 /// Lowest level that is logged.
@@ -254,6 +261,8 @@ pub struct Upstream {
     pub endpoint: Endpoint,
     /// The era of the protocol it is talked to in; found out if none.
     pub era: Option<Era>,
+    /// One connection serves all sessions.
+    pub shared: bool,
 }
 
 /// How an upstream is reached.

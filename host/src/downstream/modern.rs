@@ -129,7 +129,10 @@ impl Senders {
         let shutdown = self.setup.shutdown.child_token();
         let setup = Setup { shutdown: shutdown.clone(), ..self.setup.clone() };
         let session = Session::modern(setup, self.channel.clone(), meta);
-        sessions.insert(sender, Known { session: Arc::clone(&session), shutdown, used: now });
+        let known = Known { session: Arc::clone(&session), shutdown, used: now };
+        if let Some(ended) = sessions.insert(sender, known) {
+            ended.end();
+        }
         Some(session)
     }
 

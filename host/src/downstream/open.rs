@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::channel::ReplyTo;
 use super::{Question, Session};
 use crate::lock;
 use crate::mcp::modern::RequestMeta;
 use crate::pipeline::{CallError, MessageKind};
-use crate::upstream::Connection;
+use crate::upstream::{Connection, Listener, Origin};
 use crate::wire::NotQueued;
 
 /// An upstream may ask so many things at once while it works on a request.
@@ -20,6 +21,7 @@ const QUESTIONS_MAX: usize = 64;
 #[derive(Debug)]
 pub struct OpenRequest {
     session: Weak<Session>,
+    session_ended: CancellationToken,
     /// What it says of itself, in the modern era.
     meta: Option<RequestMeta>,
     reply_to: Mutex<ReplyTo>,
@@ -30,14 +32,22 @@ pub struct OpenRequest {
     asks: Notify,
 }
 
+impl Origin for OpenRequest {
+    fn listener(&self) -> Weak<dyn Listener> {
+        Weak::<Session>::clone(&self.session)
+    }
+}
+
 impl OpenRequest {
     pub(super) fn new(
         session: Weak<Session>,
+        session_ended: CancellationToken,
         meta: Option<RequestMeta>,
         reply_to: ReplyTo,
     ) -> Arc<Self> {
         Arc::new(Self {
             session,
+            session_ended,
             meta,
             reply_to: Mutex::new(reply_to),
             cancel: Notify::new(),
@@ -52,9 +62,12 @@ impl OpenRequest {
         self.meta.as_ref()
     }
 
-    /// Waits until the client withdraws the request.
+    /// Waits until the client withdraws the request, or is gone.
     pub async fn cancelled(&self) {
-        self.cancel.notified().await;
+        tokio::select! {
+            () = self.cancel.notified() => {}
+            () = self.session_ended.cancelled() => {}
+        }
     }
 
     /// Withdraws the request.

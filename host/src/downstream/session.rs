@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,15 +32,12 @@ use crate::mcp::{self, Era, Kind, Message, MessageError, Revision, json};
 use crate::pipeline::{CallError, Caller, Exchange, Outcome};
 use crate::rush::Rush;
 use crate::telemetry::{self, Exporter};
-use crate::upstream::{Definition, Guard, Surroundings, Upstream};
+use crate::upstream::{Definition, Guard, Pool, Surroundings, Upstream};
 use crate::wire::NotQueued;
 use asked::Asked;
 
 /// A client may have this many requests open.
 const OPEN_MAX: usize = 1024;
-
-/// So many servers are started at the same time. Most only wait for something while they start.
-const STARTS_MAX: usize = 32;
 
 /// What sessions are made with.
 #[derive(Clone)]
@@ -55,6 +52,8 @@ pub struct Setup {
     pub only: Option<Arc<str>>,
     /// How tools and prompts are named.
     pub naming: Naming,
+    /// The upstreams that all sessions use.
+    pub pool: Arc<Pool>,
     /// Ends what the process leaves behind.
     pub guard: Arc<Guard>,
     /// Keeps records, states and catalogs.
@@ -69,6 +68,10 @@ pub struct Setup {
     pub call_timeout: Duration,
     /// Learns how lines come.
     pub rush: Arc<Rush>,
+    /// So many sessions of the legacy era may be open over HTTP, at each endpoint.
+    pub http_sessions_max: usize,
+    /// One is ended after so long without a request or a listener.
+    pub http_session_idle: Duration,
     /// Seals what passes through clients' hands.
     pub seal: Arc<bridge::Seal>,
     /// Learns of sessions.
@@ -101,6 +104,8 @@ pub struct Session {
     last_asked: AtomicU64,
     /// An upstream lists something else than before.
     lists_changed: Notify,
+    /// Nobody waits for the calls that are still open.
+    ended: CancellationToken,
     pub(super) listening: Mutex<Vec<Listening>>,
     /// Calls that go on upstream while their client finds out what was asked of it.
     pub parked: bridge::Parking,
@@ -134,6 +139,7 @@ impl Session {
             asked: Mutex::default(),
             last_asked: AtomicU64::new(0),
             lists_changed: Notify::new(),
+            ended: CancellationToken::new(),
             listening: Mutex::default(),
             parked: bridge::Parking::default(),
         })
@@ -327,7 +333,8 @@ impl Session {
         if !is_alone && open.contains_key(id) {
             return Err(reply::invalid_request("a request with this id is open already"));
         }
-        let request = OpenRequest::new(Weak::clone(&self.itself), meta, reply_to.clone());
+        let ended = self.ended.clone();
+        let request = OpenRequest::new(Weak::clone(&self.itself), ended, meta, reply_to.clone());
         if !is_alone {
             // Copied: the id must not keep the buffer of its line alive.
             open.insert(Bytes::copy_from_slice(id), Arc::clone(&request));
@@ -380,7 +387,7 @@ impl Session {
             initialize: params.clone(),
             revision,
             client_ready: self.client_ready.subscribe(),
-            starts: Semaphore::new(STARTS_MAX),
+            starts: Surroundings::starts(),
             guard: Arc::clone(&self.setup.guard),
             store: Arc::clone(&self.setup.store),
             redactor: self.setup.redactor.clone(),
@@ -388,10 +395,8 @@ impl Session {
             call_timeout: self.setup.call_timeout,
             rush: Arc::clone(&self.setup.rush),
         });
-        let new_upstream = |definition: &Definition| {
-            Arc::new(Upstream::new(definition.clone(), Arc::clone(&surroundings)))
-        };
-        let upstreams: Vec<_> = self.setup.definitions().iter().map(new_upstream).collect();
+        let make = |definition: &Definition| self.make(definition, &surroundings);
+        let upstreams: Vec<_> = self.setup.definitions().iter().map(make).collect();
         let aggregator = Arc::new(Aggregator::new(
             upstreams,
             surroundings,
@@ -609,6 +614,12 @@ impl Session {
         self.setup.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        // Only calls of upstreams that go on with others are still open.
+        self.ended.cancel();
+        self.parked.clear();
+        if let Some(client) = self.client.get() {
+            self.setup.pool.leave(&client.caller.session_id);
+        }
     }
 }
 
@@ -639,8 +650,10 @@ fn exchange(client: &Client, message: &Message) -> Box<Exchange> {
 }
 
 fn send_if_ready(upstream: &Arc<Upstream>, message: &Message) {
+    // One that serves others too knows nothing of this client.
     if let crate::upstream::State::Ready(connection) = upstream.state()
         && connection.era() == Era::Legacy
+        && !upstream.is_shared()
     {
         connection.send(&message.with(None, None));
     }

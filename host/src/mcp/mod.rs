@@ -3,12 +3,14 @@
 pub mod edit;
 pub mod header;
 pub mod json;
+mod level;
 mod message;
 pub mod modern;
 mod revision;
 pub mod sse;
 
 pub use json::JsonError;
+pub use level::Level;
 pub use message::{
     Kind, Message, MessageError, error_line, notification_line, recover_id, request_line,
     result_line,

@@ -4,14 +4,14 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::UpstreamError;
+use super::{Listener, UpstreamError};
 use crate::lock;
 use crate::mcp::{self, Era, Message, Revision};
 use crate::wire::{NotQueued, Outlet};
@@ -23,10 +23,12 @@ const TIMEOUT_FACTOR_MAX: u32 = 6;
 const TASK_TOKENS_MAX: usize = 1024;
 
 /// Whoever made a call. The listener knows what it is; what belongs to the call comes with it.
-pub type Origin = Arc<dyn Any + Send + Sync>;
+pub trait Origin: Any + std::fmt::Debug + Send + Sync {
+    /// Returns who hears what belongs to the call.
+    fn listener(&self) -> Weak<dyn Listener>;
+}
 
 /// A connection to an upstream.
-#[derive(Debug)]
 pub struct Connection {
     upstream: Arc<str>,
     outlet: Arc<dyn Outlet>,
@@ -36,22 +38,21 @@ pub struct Connection {
     open: Mutex<Open>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Open {
     /// Calls without an answer, by our id. Ids rise, so the first is the oldest.
     calls: BTreeMap<u64, OpenCall>,
-    /// Progress tokens of calls that went on as tasks.
-    task_tokens: BTreeMap<u64, Bytes>,
+    /// Progress tokens of calls that went on as tasks, and who hears of those.
+    task_tokens: BTreeMap<u64, (Bytes, Option<Weak<dyn Listener>>)>,
     /// Requests of the upstream that the client has not answered.
     asked: usize,
     /// Why there is no connection any more.
     lost: Option<Arc<str>>,
 }
 
-#[derive(Debug)]
 struct OpenCall {
     answer: oneshot::Sender<Result<Message, UpstreamError>>,
-    origin: Option<Origin>,
+    origin: Option<Arc<dyn Origin>>,
     /// The caller's own progress token, as raw JSON.
     progress_token: Option<Bytes>,
     /// When the upstream last reported progress.
@@ -73,7 +74,7 @@ pub struct Sender {
     /// The caller's own progress token, as raw JSON.
     pub progress_token: Option<Bytes>,
     /// Whoever made the call.
-    pub origin: Option<Origin>,
+    pub origin: Option<Arc<dyn Origin>>,
 }
 
 impl Connection {
@@ -174,7 +175,8 @@ impl Connection {
                 call.progress_token.clone().filter(|_| response.body_member("task").is_some());
             if let Some(token) = token {
                 // A task's progress goes on under the call's token (2025-11-25, basic/utilities/tasks).
-                open.task_tokens.insert(id, token);
+                let listener = call.origin.as_ref().map(|origin| origin.listener());
+                open.task_tokens.insert(id, (token, listener));
                 if open.task_tokens.len() > TASK_TOKENS_MAX {
                     open.task_tokens.pop_first();
                 }
@@ -188,20 +190,31 @@ impl Connection {
 
     /// Returns the caller's own token for one of ours, and notes that the call is alive. `None` for
     /// a token that is unknown or late.
-    pub fn progress(&self, token: &[u8]) -> Option<(Bytes, Option<Origin>)> {
-        let id: u64 = std::str::from_utf8(token).ok()?.parse().ok()?;
+    pub fn progress(&self, token: &[u8]) -> Option<(Bytes, Option<Arc<dyn Origin>>)> {
+        let id = number(token)?;
         let mut open = self.lock();
         match open.calls.get_mut(&id) {
             Some(call) => {
                 call.active = Instant::now();
                 Some((call.progress_token.clone()?, call.origin.clone()))
             }
-            None => open.task_tokens.get(&id).map(|token| (token.clone(), None)),
+            None => open.task_tokens.get(&id).map(|(token, _)| (token.clone(), None)),
         }
     }
 
+    /// Returns who hears of the progress under one of our tokens.
+    pub fn listener(&self, token: &[u8]) -> Option<Arc<dyn Listener>> {
+        let id = number(token)?;
+        let open = self.lock();
+        let listener = match open.calls.get(&id) {
+            Some(call) => call.origin.as_ref()?.listener(),
+            None => open.task_tokens.get(&id)?.1.clone()?,
+        };
+        listener.upgrade()
+    }
+
     /// Returns whoever made a call; without an id, the caller if there is but one, else the last one.
-    pub fn origin(&self, id: Option<u64>) -> Option<Origin> {
+    pub fn origin(&self, id: Option<u64>) -> Option<Arc<dyn Origin>> {
         let open = self.lock();
         match id {
             Some(id) => open.calls.get(&id)?.origin.clone(),
@@ -217,7 +230,7 @@ impl Connection {
     }
 
     /// Returns whoever made the one open call that somebody made; none if there are several.
-    pub fn only_origin(&self) -> Option<Origin> {
+    pub fn only_origin(&self) -> Option<Arc<dyn Origin>> {
         let open = self.lock();
         let mut origins = open.calls.values().filter_map(|call| call.origin.as_ref());
         let first = origins.next()?;
@@ -291,6 +304,16 @@ impl Connection {
     fn lock(&self) -> MutexGuard<'_, Open> {
         lock(&self.open)
     }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}
+
+fn number(token: &[u8]) -> Option<u64> {
+    std::str::from_utf8(token).ok()?.parse().ok()
 }
 
 /// Cancels a call that nobody waits for any more.

@@ -126,7 +126,7 @@ impl Upstream {
             None => PROBE_TIMEOUT,
         };
         let patience = Patience { timeout, cancels: false };
-        let params = self.modern(b"", None);
+        let params = self.surroundings.modern(b"", None);
         let result = self.ask(connection, patience, "server/discover", &params).await;
         let result = match result {
             Ok(result) => result,

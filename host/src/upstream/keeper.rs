@@ -20,7 +20,7 @@ use crate::mcp::{self, Era, Kind, Message, MessageError};
 use crate::wire::Outlet;
 
 /// Each page of a list may take this long.
-const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Changes that a server announces within this time are looked at once.
 const LIST_DEBOUNCE: Duration = Duration::from_millis(100);
@@ -314,28 +314,30 @@ impl Upstream {
                 kinds.dedup();
             }
         };
-        if connection.era() == Era::Modern {
-            tokio::join!(listing_on, self.listen(connection)).0
-        } else {
-            listing_on.await
+        match connection.era() {
+            Era::Modern => tokio::join!(listing_on, self.listen(connection)).0,
+            Era::Legacy if self.is_shared() => {
+                tokio::join!(listing_on, self.follow_wants(connection)).0
+            }
+            Era::Legacy => listing_on.await,
         }
     }
 
     /// Hears of changes, as long as the server lets us. Modern era.
     async fn listen(&self, connection: &Arc<Connection>) {
-        let mut subscriptions = self.subscriptions.subscribe();
+        let mut wants = self.wants.subscribe();
         let mut failures = 0;
         loop {
             let began = Instant::now();
-            let uris = subscriptions.borrow_and_update().clone();
+            let uris = wants.borrow_and_update().resources.clone();
             let mut params = br#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true,"resourceSubscriptions":"#.to_vec();
             listing::push_array(&mut params, uris.iter());
             params.extend_from_slice(b"}}");
-            let params = self.modern(&params, None);
+            let params = self.surroundings.modern(&params, None);
             let compose = |id| vec![mcp::request_line(id, "subscriptions/listen", &params).into()];
             let ended = tokio::select! {
                 ended = connection.call(FOR_EVER, Sender::default(), compose, |_| {}) => ended,
-                _ = subscriptions.changed() => continue,
+                _ = wants.wait_for(|wants| wants.resources != uris) => continue,
             };
             match ended {
                 // It has nothing to tell.

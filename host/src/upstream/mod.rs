@@ -7,9 +7,11 @@ mod http;
 mod keeper;
 mod listing;
 mod process;
+mod shared;
 mod stdio;
 mod variants;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -26,6 +28,7 @@ pub use guard::{COMMAND as GUARD_COMMAND, Guard, run as run_guard};
 pub use http::{Auth, Remote, Transport};
 pub use listing::{ListKind, Listing, push_array};
 pub use process::{Program, StderrTail};
+pub use shared::{Pool, Wants};
 
 use crate::lock;
 use crate::mcp::{self, Era, Message, Revision, json};
@@ -35,6 +38,9 @@ use crate::wire::Outbox;
 use handshake::START_TIMEOUT;
 use http::Mirror;
 use keeper::ENDING;
+
+/// So many servers are started at the same time. Most only wait for something while they start.
+const STARTS_MAX: usize = 32;
 
 /// An upstream that is to end looks so often whether its calls have.
 const RETIRE_PERIOD: Duration = Duration::from_millis(100);
@@ -112,7 +118,7 @@ pub enum Belongs {
     /// To a request of our own.
     Ours,
     /// To a call.
-    To(Origin),
+    To(Arc<dyn Origin>),
 }
 
 /// What an upstream tells whoever uses it.
@@ -151,11 +157,11 @@ pub enum State {
         /// Why.
         reason: Arc<str>,
     },
-    /// The gateway is ending.
+    /// The gateway is ending, or has no use for it any more.
     Stopped,
 }
 
-/// What all upstreams of a session share.
+/// What all upstreams of a session have in common; those of all sessions belong to the gateway's own.
 pub struct Surroundings {
     /// Whose session it is.
     pub caller: Arc<Caller>,
@@ -190,6 +196,8 @@ pub struct Definition {
     pub endpoint: Endpoint,
     /// The era it is talked to in; found out if none.
     pub era: Option<Era>,
+    /// One connection serves all sessions of the gateway.
+    pub is_shared: bool,
 }
 
 /// How an upstream is reached.
@@ -201,7 +209,7 @@ pub enum Endpoint {
     Http(Box<Remote>),
 }
 
-/// An MCP server behind the gateway, for one session.
+/// An MCP server behind the gateway, for one session or for all of them.
 pub struct Upstream {
     /// Its name in the config.
     pub name: Arc<str>,
@@ -224,8 +232,9 @@ pub struct Upstream {
     signed_in: Arc<Notify>,
     /// Which arguments of which tools go into HTTP headers.
     mirror: Arc<Mutex<Arc<Mirror>>>,
-    /// URIs somebody subscribed to, as raw JSON strings, for a server of the modern era.
-    subscriptions: watch::Sender<Vec<Bytes>>,
+    /// What its sessions want to hear of, by their ids, and all of it together.
+    wanted: Mutex<HashMap<Arc<str>, Wants>>,
+    wants: watch::Sender<Wants>,
     /// Ends this upstream.
     ending: CancellationToken,
     /// Another one took its place.
@@ -276,7 +285,8 @@ impl Upstream {
             is_replaced: AtomicBool::new(false),
             signed_in: Arc::default(),
             mirror: Arc::new(Mutex::new(Arc::new(mirror))),
-            subscriptions: watch::Sender::new(Vec::new()),
+            wanted: Mutex::default(),
+            wants: watch::Sender::default(),
             surroundings,
         }
     }
@@ -284,6 +294,11 @@ impl Upstream {
     /// Returns how it is configured.
     pub fn definition(&self) -> &Definition {
         &self.definition
+    }
+
+    /// Returns whether other sessions use it too.
+    pub fn is_shared(&self) -> bool {
+        self.definition.is_shared
     }
 
     /// Ends it when the calls that are open have their answers: it is not in the config any more, or
@@ -360,15 +375,6 @@ impl Upstream {
         mirror.of_call(message, tool)
     }
 
-    /// Says which resources somebody wants to hear of, as raw JSON strings.
-    pub fn subscribe(&self, uris: Vec<Bytes>) {
-        self.subscriptions.send_if_modified(|known| {
-            let changed = *known != uris;
-            *known = uris;
-            changed
-        });
-    }
-
     /// Sends a request of our own and returns its result.
     pub async fn ask(
         &self,
@@ -379,7 +385,7 @@ impl Upstream {
     ) -> Result<Bytes, UpstreamError> {
         let params = match connection.era() {
             Era::Legacy => Bytes::copy_from_slice(params),
-            Era::Modern => self.modern(params, None),
+            Era::Modern => self.surroundings.modern(params, None),
         };
         let compose = |id| vec![mcp::request_line(id, method, &params).into()];
         let answer = connection.call(patience, Sender::default(), compose, |_| {}).await?;
@@ -392,11 +398,17 @@ impl Upstream {
         }
         Ok(answer.body())
     }
+}
+
+impl Surroundings {
+    /// Returns what bounds how many servers start at the same time.
+    pub fn starts() -> Semaphore {
+        Semaphore::new(STARTS_MAX)
+    }
 
     /// Returns params that say on whose behalf they are sent, as the modern era wants it.
     pub fn modern(&self, params: &[u8], log_level: Option<&[u8]>) -> Bytes {
-        let initialize = &self.surroundings.initialize;
-        let member = |key| json::member(initialize, key).map(|range| &initialize[range]);
+        let member = |key| json::member(&self.initialize, key).map(|range| &self.initialize[range]);
         let capabilities = member("capabilities").unwrap_or(b"{}");
         mcp::modern::with_meta(params, capabilities, member("clientInfo"), log_level).into()
     }

@@ -36,8 +36,11 @@ const CONNECTIONS_MAX: usize = 4096;
 /// A client may take this long to send the head of a request, and keep a connection idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Sessions without a request are looked for so often.
+/// Sessions without a request are looked for so often, or more often where they are to end sooner.
 const SWEEP_PERIOD: Duration = Duration::from_secs(30);
+
+/// See [`SWEEP_PERIOD`].
+const SWEEP_PERIOD_MIN: Duration = Duration::from_secs(1);
 
 /// When we are told to terminate, open calls may take this long to finish.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -91,7 +94,8 @@ pub async fn serve(listener: TcpListener, setup: Setup, guard: Guard) -> io::Res
     let routes = Arc::new(Routes::new(setup, guard));
     let connections = TaskTracker::new();
     let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut sweep = interval(SWEEP_PERIOD);
+    let period = routes.setup.http_session_idle.clamp(SWEEP_PERIOD_MIN, SWEEP_PERIOD);
+    let mut sweep = interval(period);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

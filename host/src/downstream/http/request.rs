@@ -205,7 +205,10 @@ async fn legacy(
             let reason = "`initialize` begins a session and has none";
             return Err(refused(StatusCode::BAD_REQUEST, reason));
         }
-        let session = endpoint.sessions.open();
+        let Some(session) = endpoint.sessions.open() else {
+            let reason = "too many sessions are in use";
+            return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason));
+        };
         let stream = Arc::new(Stream::new(None));
         let mut reader = stream.read(None);
         session.session.message(message, ReplyTo::Stream(Arc::clone(&stream)));

@@ -13,14 +13,12 @@ use crate::downstream::channel::Channel;
 use crate::downstream::{Session, Setup};
 use crate::lock;
 
-/// So many sessions may be open. The one that was silent longest makes room.
-const SESSIONS_MAX: usize = 1000;
-
-/// A session is ended after so long without a request or a listener.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-
-/// One that was never used is ended after so long.
+/// A session that was never used is ended after so long, if not sooner.
 const UNUSED_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Who only tries a session makes `notifications/initialized` and a request or two. With so many requests
+/// somebody works in it.
+const REQUESTS_MIN: u64 = 4;
 
 /// Streams of one session that can be resumed.
 const STREAMS_MAX: usize = 64;
@@ -56,8 +54,12 @@ impl Sessions {
         Self { setup, open: Mutex::default() }
     }
 
-    /// Opens a session.
-    pub(super) fn open(&self) -> Arc<HttpSession> {
+    /// Opens a session; none if there are too many and all are in use.
+    ///
+    /// Room is made by one that hardly did anything, if there is one, and of those alike by the one that
+    /// was silent longest.
+    pub(super) fn open(&self) -> Option<Arc<HttpSession>> {
+        self.make_room()?;
         let shutdown = self.setup.shutdown.child_token();
         let setup = Setup { shutdown: shutdown.clone(), ..self.setup.clone() };
         let unasked = Arc::new(Stream::optional("0".to_owned()));
@@ -77,28 +79,33 @@ impl Sessions {
             shutdown,
             state: Mutex::new(state),
         });
+        lock(&self.open).insert(id, Arc::clone(&opened));
+        Some(opened)
+    }
+
+    fn make_room(&self) -> Option<()> {
+        let limit = self.setup.http_sessions_max;
         let mut open = lock(&self.open);
-        if open.len() >= SESSIONS_MAX {
-            let oldest = open.values().min_by_key(|session| {
-                let state = lock(&session.state);
-                (session.session.is_busy() || state.listeners > 0, state.used)
-            });
-            if let Some(session) =
-                oldest.map(|session| session.id.clone()).and_then(|id| open.remove(&id))
-            {
-                tracing::warn!("a session makes room for another: {SESSIONS_MAX} are open");
-                session.end();
-            }
+        if open.len() < limit {
+            return Some(());
         }
-        open.insert(id, Arc::clone(&opened));
-        opened
+        let Some(id) =
+            open.values().filter_map(|session| Some((session.worth()?, &session.id))).min()
+        else {
+            tracing::warn!("no session can be opened: {limit} are in use");
+            return None;
+        };
+        let id = id.1.clone();
+        tracing::info!("a session makes room for another: {limit} are open");
+        open.remove(&id)?.end();
+        Some(())
     }
 
     /// Returns a session that is open, and notes that it is used.
     pub(super) fn find(&self, id: &str) -> Option<Arc<HttpSession>> {
         let session = lock(&self.open).get(id).cloned()?;
         if session.shutdown.is_cancelled() {
-            lock(&self.open).remove(id);
+            self.close(id);
             return None;
         }
         let mut state = lock(&session.state);
@@ -117,7 +124,7 @@ impl Sessions {
     /// Ends the sessions that nobody uses any more.
     pub(super) fn end_idle(&self) {
         let idle: Vec<_> = lock(&self.open)
-            .extract_if(|_, session| session.is_idle())
+            .extract_if(|_, session| session.is_idle(self.setup.http_session_idle))
             .map(|(_, session)| session)
             .collect();
         for session in idle {
@@ -172,11 +179,19 @@ impl HttpSession {
         ListenGuard(Arc::clone(self))
     }
 
-    fn is_idle(&self) -> bool {
+    fn is_idle(&self, limit: Duration) -> bool {
         let state = lock(&self.state);
-        let limit = if state.requests == 0 { UNUSED_TIMEOUT } else { IDLE_TIMEOUT };
+        let limit = if state.requests == 0 { limit.min(UNUSED_TIMEOUT) } else { limit };
         state.listeners == 0 && state.used.elapsed() > limit && !self.session.is_busy()
             || self.shutdown.is_cancelled()
+    }
+
+    /// Returns how little it may be ended for another one: whether somebody works in it, and since when it
+    /// is silent. None if it is in use.
+    fn worth(&self) -> Option<(bool, Instant)> {
+        let state = lock(&self.state);
+        let is_in_use = state.listeners > 0 || self.session.is_busy();
+        (!is_in_use).then_some((state.requests >= REQUESTS_MIN, state.used))
     }
 
     fn end(&self) {

@@ -1,6 +1,7 @@
 //! The side of the upstreams: they are started and follow the config; what they say reaches the client.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Session;
@@ -8,14 +9,35 @@ use crate::bridge;
 use crate::downstream::channel::Channel;
 use crate::downstream::open::OpenRequest;
 use crate::mcp::{self, Era, Kind, Message, json};
-use crate::upstream::{Belongs, Connection, ListKind, Listener, Origin, Upstream};
+use crate::upstream::{
+    Belongs, Connection, Definition, ListKind, Listener, Origin, Surroundings, Upstream,
+};
 use crate::wire::Outbox;
 
 /// Changes of lists within this time are announced once.
 const ANNOUNCE_DEBOUNCE: Duration = Duration::from_millis(100);
 
 impl Session {
+    /// Returns the upstream of a definition: one of its own that is not started yet, or that of all.
+    pub(super) fn make(
+        &self,
+        definition: &Definition,
+        surroundings: &Arc<Surroundings>,
+    ) -> Arc<Upstream> {
+        match definition.is_shared {
+            true => {
+                let listener = Weak::<Self>::clone(&self.itself);
+                self.setup.pool.join(definition, &surroundings.caller.session_id, listener)
+            }
+            false => Arc::new(Upstream::new(definition.clone(), Arc::clone(surroundings))),
+        }
+    }
+
+    /// Starts an upstream, unless others do.
     pub(super) fn run(self: &Arc<Self>, upstream: &Arc<Upstream>) {
+        if upstream.is_shared() {
+            return;
+        }
         let listener: Arc<dyn Listener> = Arc::<Self>::clone(self);
         self.tasks.spawn(Arc::clone(upstream).run(listener));
     }
@@ -27,9 +49,11 @@ impl Session {
         let changes = async {
             while upstreams.changed().await.is_ok() {
                 upstreams.mark_unchanged();
-                let (new, gone) = aggregator.adopt(&self.setup.definitions());
+                let make =
+                    |definition: &Definition| self.make(definition, aggregator.surroundings());
+                let (new, gone) = aggregator.adopt(&self.setup.definitions(), make);
                 new.iter().for_each(|upstream| self.run(upstream));
-                for upstream in gone {
+                for upstream in gone.into_iter().filter(|upstream| !upstream.is_shared()) {
                     let is_replaced = new.iter().any(|new| new.name == upstream.name);
                     tokio::spawn(async move { upstream.retire(is_replaced).await });
                 }
@@ -37,6 +61,11 @@ impl Session {
             }
         };
         let _: Option<()> = self.setup.shutdown.run_until_cancelled(changes).await;
+    }
+
+    /// Returns whether a call is one of this client's.
+    fn made(&self, call: &Arc<dyn Origin>) -> bool {
+        std::ptr::addr_eq(call.listener().as_ptr(), self)
     }
 
     fn upstream_notification(
@@ -128,9 +157,10 @@ impl Listener for Session {
     ) {
         // On stdio nothing says what a message belongs to. Of a single client it is most likely its
         // last call; where several may share the upstream, only one that is alone can be meant.
-        let guess = || match (&self.channel, self.era()) {
-            (Channel::Nowhere, _) => connection.only_origin(),
-            (Channel::Lines(_) | Channel::Events(_), _) => connection.origin(None),
+        let guess = || match &self.channel {
+            _ if upstream.is_shared() => connection.only_origin().filter(|call| self.made(call)),
+            Channel::Nowhere => connection.only_origin(),
+            Channel::Lines(_) | Channel::Events(_) => connection.origin(None),
         };
         match message.kind() {
             Kind::Request if message.method() == "ping" => {
@@ -146,6 +176,11 @@ impl Listener for Session {
                 self.ask(&upstream.name, connection, message, origin.as_deref());
             }
             Kind::Notification => {
+                if upstream.is_shared()
+                    && !self.aggregator().is_some_and(|own| own.is_concerned(&message, &belongs))
+                {
+                    return;
+                }
                 let origin = match belongs {
                     Belongs::To(origin) => Some(origin),
                     Belongs::Unknown if self.era() == Era::Modern => guess(),
@@ -195,6 +230,7 @@ fn list_changed(kinds: &[ListKind]) -> Vec<&'static str> {
 }
 
 /// Returns the request of ours that somebody's call is.
-fn request_of(origin: Origin) -> Option<Arc<OpenRequest>> {
+fn request_of(origin: Arc<dyn Origin>) -> Option<Arc<OpenRequest>> {
+    let origin: Arc<dyn Any + Send + Sync> = origin;
     origin.downcast().ok()
 }
