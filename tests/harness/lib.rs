@@ -6,6 +6,7 @@ pub mod conformance;
 pub mod json;
 pub mod oauth;
 pub mod process;
+pub mod sdk;
 pub mod servers;
 pub mod session;
 pub mod ultra;

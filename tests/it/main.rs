@@ -13,3 +13,4 @@ mod plugins;
 mod protocol;
 mod real_servers;
 mod reliability;
+mod sdk_clients;
