@@ -4,6 +4,7 @@
 
 mod auth;
 mod conformance;
+mod cross_talk;
 mod differential;
 mod fake;
 mod http;
