@@ -7,6 +7,7 @@ pub mod http;
 pub mod json;
 pub mod oauth;
 pub mod process;
+pub mod sdk;
 pub mod servers;
 pub mod session;
 pub mod ultra;

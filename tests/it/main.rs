@@ -4,6 +4,7 @@
 
 mod auth;
 mod conformance;
+mod cross_talk;
 mod differential;
 mod fake;
 mod http;
@@ -14,5 +15,6 @@ mod protocol;
 mod real_servers;
 mod reliability;
 mod replicas;
+mod sdk_clients;
 mod sees;
 mod shared;

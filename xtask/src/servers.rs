@@ -1,5 +1,5 @@
-//! The programs of other people that the tests run, MCP servers and the conformance suite: exact versions, in
-//! `target/test-servers`.
+//! The programs of other people that the tests run, MCP servers, clients and the conformance suite: exact
+//! versions, in `target/test-servers`.
 //!
 //! Where node or python3 is missing, tests that need them skip themselves and say so. On a CI machine
 //! (`CI=true`) that is an error.
@@ -11,8 +11,9 @@ use anyhow::{Context, bail};
 
 use crate::shell::{exists, say, shell, target_dir};
 
-const NPM_PACKAGES: [&str; 4] = [
-    // Its examples hold a server that wants to know who calls.
+const NPM_PACKAGES: [&str; 5] = [
+    // The official clients; of the second, the examples hold a server that wants to know who calls.
+    "@modelcontextprotocol/client@2.4.0",
     "@modelcontextprotocol/sdk@1.32.2",
     "@modelcontextprotocol/server-everything@2026.8.31",
     "@modelcontextprotocol/server-filesystem@2026.8.31",
@@ -23,8 +24,13 @@ const NPM_PACKAGES: [&str; 4] = [
 const CONFORMANCE_PACKAGES: [&str; 2] =
     ["@modelcontextprotocol/conformance@0.2.0-alpha.12", "node@24.21.0"];
 
-const PYTHON_PACKAGES: [&str; 3] =
-    ["mcp-server-time==2026.10.19", "mcp-server-git==2026.10.19", "fastmcp==4.1.2"];
+const PYTHON_PACKAGES: [&str; 4] = [
+    // The official client.
+    "mcp==2.3.0",
+    "mcp-server-time==2026.10.19",
+    "mcp-server-git==2026.10.19",
+    "fastmcp==4.1.2",
+];
 
 /// Installs what is not installed yet.
 pub(crate) fn install() -> anyhow::Result<()> {

@@ -56,15 +56,7 @@ impl Suite {
     pub fn find() -> Option<Self> {
         let node = servers::find_in("conformance", "node")?;
         let script = servers::find_in("conformance", "conformance")?;
-        match Namespace::open() {
-            Ok(namespace) => Some(Self { node, script, namespace }),
-            Err(why) => {
-                servers::missing(&format!(
-                    "the conformance suite needs a network namespace: {why}"
-                ));
-                None
-            }
-        }
+        Some(Self { node, script, namespace: Namespace::find()? })
     }
 
     /// Starts these programs, one after the other is ready, and runs the server scenarios that a revision

@@ -58,6 +58,8 @@ pub(crate) struct Slow {
     steps: u64,
     pause: Duration,
     token: Option<String>,
+    /// What it says at every step, and what it comes to, as JSON.
+    message: Option<String>,
 }
 
 impl Server {
@@ -168,7 +170,8 @@ impl Server {
             .as_ref()
             .and_then(|meta| meta.progress_token)
             .map(|token| token.get().to_owned());
-        self.slow.insert(id.to_owned(), Slow { step: 0, steps, pause, token });
+        let message = arguments.message.as_deref().map(quote);
+        self.slow.insert(id.to_owned(), Slow { step: 0, steps, pause, token, message });
         self.after(pause, Timer::Slow(id.to_owned()));
     }
 
@@ -178,17 +181,20 @@ impl Server {
         let Some(slow) = self.slow.get_mut(id) else { return };
         slow.step += 1;
         let (step, steps, pause) = (slow.step, slow.steps, slow.pause);
+        let message = slow.message.clone();
         if let Some(token) = slow.token.clone() {
+            let message = message.clone().unwrap_or_else(|| format!(r#""step {step}""#));
             self.notify(
                 "notifications/progress",
-                &format!(r#"{{"progressToken":{token},"progress":{step},"total":{steps},"message":"step {step}"{x}}}"#),
+                &format!(r#"{{"progressToken":{token},"progress":{step},"total":{steps},"message":{message}{x}}}"#),
             );
         }
         if step < steps {
             self.after(pause, Timer::Slow(id.to_owned()));
         } else {
             self.slow.remove(id);
-            self.structured(id, r#"{"slow":true}"#);
+            let message = message.unwrap_or_else(|| "true".to_owned());
+            self.structured(id, &format!(r#"{{"slow":{message}}}"#));
         }
     }
 
