@@ -267,7 +267,7 @@ impl Aggregator {
 
     /// Finds whose a task is by the name we gave it.
     fn sealed_task(&self, name: &str, range: Range<usize>) -> Option<Target> {
-        let (owner, id) = self.seal.open_task(&self.surroundings.caller.principal, name)?;
+        let (owner, id) = self.seal.open_task(&self.surroundings.caller.owner(), name)?;
         let upstreams = self.upstreams();
         let upstream = upstreams.iter().find(|upstream| *upstream.name == *owner)?;
         let edit = Edit { path: &["taskId"], range, quoted: json::quote(&id).into() };
@@ -333,13 +333,9 @@ impl Aggregator {
         request: &Forward<'_>,
     ) -> Result<Answer, CallError> {
         let Forward { upstream, method, params, open, .. } = request;
-        let place = Place {
-            seal: &self.seal,
-            principal: &self.surroundings.caller.principal,
-            upstream: &upstream.name,
-            method,
-            params,
-        };
+        let owner = self.surroundings.caller.owner();
+        let place =
+            Place { seal: &self.seal, principal: &owner, upstream: &upstream.name, method, params };
         let (outcome, response) = match (open.meta(), connection.era()) {
             (None, Era::Legacy) => answer(self.once(connection, request, params, unchanged).await?),
             (None, Era::Modern)
@@ -403,7 +399,9 @@ impl Aggregator {
         let tells = place.method.starts_with("tasks/")
             || json::member(result, "resultType")
                 .is_some_and(|range| &result[range] == b"\"task\"");
-        if !tells || self.naming == Naming::Own {
+        // Where subjects are told apart, one shall not learn what another one could use.
+        let is_shown = self.naming == Naming::Own && self.surroundings.caller.subject.is_none();
+        if !tells || is_shown {
             return result.clone();
         }
         let id = json::member(result, "taskId")

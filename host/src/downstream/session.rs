@@ -70,6 +70,8 @@ pub struct Setup {
     pub rush: Arc<Rush>,
     /// Seals what passes through clients' hands.
     pub seal: Arc<bridge::Seal>,
+    /// Who the client has proven to act for, if it had to.
+    pub subject: Option<Arc<str>>,
     /// Learns of sessions.
     pub exporter: Option<Arc<Exporter>>,
 }
@@ -347,6 +349,7 @@ impl Session {
                 .take(200)
                 .collect::<String>()
                 .into(),
+            subject: self.setup.subject.clone(),
             session_id: uuid::Uuid::now_v7().to_string().into(),
             protocol_version: revision.as_str().into(),
         });
@@ -382,7 +385,7 @@ impl Session {
             Arc::clone(&self.setup.seal),
         ));
         let result = self.introduction(&aggregator, revision);
-        tracing::info!(principal = %caller.principal, revision = revision.as_str(), "client `{}` connected", caller.principal);
+        tracing::info!(principal = %caller.principal, subject = caller.subject.as_deref(), revision = revision.as_str(), "client `{}` connected", caller.principal);
         let upstreams = aggregator.upstreams();
         let _ = self.client.set(Client { caller, revision, aggregator });
         self.tasks.spawn(Arc::clone(self).announce());
