@@ -4,10 +4,13 @@
 
 use std::sync::Arc;
 
-use ultra_store::{AuditEvent, AuditOutcome, Record, Severity, Store};
+use ultra_store::{AuditEvent, AuditOutcome, FieldValue, Record, Severity, Store};
 
 use crate::pipeline::Caller;
 use crate::unix_ns;
+
+/// The field of records that names whom a client has proven to act for.
+pub(crate) const SUBJECT: &str = "subject";
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +53,19 @@ pub fn record_upstream(
     let mut record =
         new(event, Arc::clone(&caller.principal), Some(Arc::clone(&caller.session_id)));
     record.upstream = Some(Arc::clone(upstream));
+    record.details.extend(subject(caller));
     if let Some(reason) = reason {
         record.severity = Severity::Error;
         record.outcome = AuditOutcome::Error;
         record.reason = Some(reason.to_owned());
     }
     store.record(Record::Audit(Box::new(record)));
+}
+
+/// Returns what records tell of who a client has proven to act for.
+pub(crate) fn subject(caller: &Caller) -> Option<(String, FieldValue)> {
+    let subject = caller.subject.as_deref()?;
+    Some((SUBJECT.to_owned(), FieldValue::Text(subject.to_owned())))
 }
 
 fn new(event: Event, principal: Arc<str>, session_id: Option<Arc<str>>) -> AuditEvent {

@@ -89,6 +89,11 @@ impl<'a> Call<'a> {
         self.exchange.principal()
     }
 
+    /// Returns for whom the client acts, as it has proven; none where it did not have to.
+    pub fn subject(&self) -> Option<String> {
+        self.exchange.subject()
+    }
+
     /// Returns the id of the MCP session.
     pub fn session(&self) -> String {
         self.exchange.session()

@@ -50,6 +50,7 @@ fn before(deed: &str) -> Loaded {
 fn call() -> Box<Exchange> {
     let caller = Caller {
         principal: "test/1.0".into(),
+        subject: None,
         session_id: "session".into(),
         protocol_version: "2025-11-25".into(),
     };

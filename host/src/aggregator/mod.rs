@@ -279,7 +279,7 @@ impl Aggregator {
 
     /// Finds whose a task is by the name we gave it.
     fn sealed_task(&self, name: &str, range: Range<usize>) -> Option<Target> {
-        let (owner, id) = self.seal.open_task(&self.surroundings.caller.principal, name)?;
+        let (owner, id) = self.seal.open_task(&self.surroundings.caller.owner(), name)?;
         let upstreams = self.upstreams();
         let upstream = upstreams.iter().find(|upstream| *upstream.name == *owner)?;
         let edit = Edit { path: &["taskId"], range, quoted: json::quote(&id).into() };
@@ -345,13 +345,9 @@ impl Aggregator {
         request: &Forward<'_>,
     ) -> Result<Answer, CallError> {
         let Forward { upstream, method, params, open, .. } = request;
-        let place = Place {
-            seal: &self.seal,
-            principal: &self.surroundings.caller.principal,
-            upstream: &upstream.name,
-            method,
-            params,
-        };
+        let owner = self.surroundings.caller.owner();
+        let place =
+            Place { seal: &self.seal, principal: &owner, upstream: &upstream.name, method, params };
         let (outcome, response) = match (open.meta(), connection.era()) {
             (None, era)
                 if matches!(&**method, "resources/subscribe" | "resources/unsubscribe")
@@ -421,7 +417,10 @@ impl Aggregator {
         let tells = place.method.starts_with("tasks/")
             || json::member(&result, "resultType")
                 .is_some_and(|range| &result[range] == b"\"task\"");
-        let is_ours = self.naming != Naming::Own || upstream.is_shared();
+        // Where subjects are told apart, one shall not learn what another one could use.
+        let is_ours = self.naming != Naming::Own
+            || upstream.is_shared()
+            || self.surroundings.caller.subject.is_some();
         let id = json::member(&result, "taskId")
             .and_then(|range| Some((range.clone(), json::string(&result[range])?.into_owned())));
         let json = match id.filter(|_| tells && is_ours) {

@@ -52,6 +52,13 @@ pub(super) struct AuthorizationServer {
     pub(super) client_id_metadata_document_supported: bool,
 }
 
+/// What an authorization server says about the keys it signs with (RFC 8414, section 2).
+#[derive(Debug, Deserialize)]
+struct Signer {
+    issuer: String,
+    jwks_uri: Option<Url>,
+}
+
 /// What became of asking for a document at one of several places.
 enum Found<T> {
     Document(T),
@@ -186,6 +193,35 @@ impl AuthorizationServer {
             client_id_metadata_document_supported: false,
         }
     }
+}
+
+/// Asks an authorization server where the keys are that it signs with.
+///
+/// The answer is refused unless it names the same issuer, byte for byte.
+pub(super) async fn keys_url(
+    fetcher: &Fetcher,
+    issuer: &Url,
+    name: &str,
+) -> Result<Url, AuthError> {
+    let wrong = |place: &Url, reason: String| AuthError::Metadata { url: shown(place), reason };
+    let mut broken = None;
+    for place in server_places(issuer) {
+        match ask::<Signer>(fetcher, &place).await? {
+            Found::Document(found) if found.issuer != name => {
+                let reason = format!(
+                    "says that its issuer is `{}`, not `{}`",
+                    quoted(&found.issuer),
+                    quoted(name)
+                );
+                return Err(wrong(&place, reason));
+            }
+            Found::Document(Signer { jwks_uri: Some(url), .. }) => return Ok(url),
+            Found::Document(_) => broken = Some(wrong(&place, "names no `jwks_uri`".into())),
+            Found::Absent => {}
+            Found::Broken(reason) => broken = Some(wrong(&place, reason)),
+        }
+    }
+    Err(broken.unwrap_or_else(|| wrong(issuer, "has no authorization server metadata".into())))
 }
 
 /// Fetches a document that may be there or not.

@@ -1,4 +1,5 @@
-//! OAuth 2.1 towards upstreams: who may use a server, on the word of its authorization server.
+//! OAuth 2.1, towards upstreams and towards clients: who may use a server, on the word of its authorization
+//! server.
 //!
 //! [`Authorizer`] has the token for a server, or knows where the user can sign in for one. It speaks to
 //! authorization servers, the browser and the file of tokens; it does not speak MCP and sends no token
@@ -8,6 +9,9 @@
 //! authorization server, `register` makes us a client there, `login` sends the user and takes what
 //! `callback` brings back, `token` redeems it, `vault` keeps it. `fetch` carries all of it,
 //! within what `reach` allows.
+//!
+//! [`Verifier`] is for the other direction, where the gateway is the server: it knows whom the token of a
+//! client is about. Neither direction ever sees the tokens of the other.
 
 mod authorizer;
 mod browser;
@@ -18,6 +22,7 @@ mod error;
 mod fetch;
 mod files;
 mod grant;
+mod inbound;
 mod key;
 mod keychain;
 mod login;
@@ -39,9 +44,11 @@ pub use browser::Browser;
 pub use error::AuthError;
 pub use fetch::FetchError;
 pub use files::FileError;
+pub use inbound::{TokenError, Verifier};
 pub use key::{KeyError, Keys, Protection, kept_at as key_kept_at};
 pub use keychain::KeychainError;
 pub use reach::Refusal;
+pub(crate) use reach::is_loopback;
 pub use secret::Secret;
 pub use sign_in::SignIn;
 pub use vault::VaultError;

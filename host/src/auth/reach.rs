@@ -96,7 +96,7 @@ impl Reach {
 }
 
 /// Returns whether a URL names this machine, by address or as `localhost`.
-pub(super) fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => zone(address.into()) == Zone::Loopback,
         Some(Host::Ipv6(address)) => zone(address.into()) == Zone::Loopback,

@@ -142,6 +142,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         http_sessions_max: config.server.http_sessions_max,
         http_session_idle: config.server.http_session_idle,
         rush,
+        subject: None,
         exporter: exporter.clone(),
     };
     audit::record_gateway(&store, audit::Event::ServerStart);
@@ -189,12 +190,19 @@ async fn listen(
             format!("`server.http_token` has less than {HTTP_TOKEN_BYTES_MIN} characters");
         return Err(CliError::user(message).hint("such as the output of `openssl rand -hex 32`"));
     }
-    let secret = token.map(http::Secret::new);
-    let guard = http::Guard::new(address, config.server.http_hosts.clone(), secret);
+    let mut guard = http::Guard::new(address, config.server.http_hosts.clone());
+    if let Some(token) = token {
+        guard = guard.with_secret(http::Secret::new(token));
+    }
+    if let Some(auth) = &config.server.auth {
+        let protected = http::Protected::new(auth)
+            .map_err(|error| CliError::user(format!("`server.auth` has no URL: {error}")))?;
+        guard = guard.with_sign_in(protected);
+    }
     if !guard.is_safe() {
         let message = format!("{address} can be reached from other machines, by anybody");
         return Err(CliError::user(message).hint(
-            "set `server.http_token` to a secret that clients show as `Authorization: Bearer`, or listen on 127.0.0.1",
+            "set `server.http_token` to a secret that clients show as `Authorization: Bearer`, or `server.auth` to where they sign in, or listen on 127.0.0.1",
         ));
     }
     let listener = TcpListener::bind(address).await.map_err(|error| {

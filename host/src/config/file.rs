@@ -16,11 +16,11 @@ use super::interpolate::{InterpolateError, interpolate};
 use super::yaml::{Document, Entry, Kind, Node, Position, parse};
 use super::{
     Backend, Config, ConfigError, Endpoint, Environment, LogLevel, OAuth, Observability,
-    OtlpProtocol, PluginOverride, Plugins, Problem, Server, Storage, Upstream, Warning, duration,
-    search,
+    OtlpProtocol, PluginOverride, Plugins, Problem, Server, ServerAuth, Storage, Upstream, Warning,
+    duration, search,
 };
 use crate::aggregator::Naming;
-use crate::auth::Secret;
+use crate::auth::{Secret, is_loopback};
 use crate::mcp::Era;
 use crate::pipeline::FailureMode;
 use crate::upstream::Transport;
@@ -57,10 +57,12 @@ const SERVER: &[&str] = &[
     "naming",
     "http_token",
     "http_hosts",
+    "auth",
     "http_sessions_max",
     "http_session_idle",
     "seal_key",
 ];
+const AUTH: &[&str] = &["issuer", "audience", "jwks_url", "scopes", "principal_claim"];
 const UPSTREAM: &[&str] = &[
     "command",
     "args",
@@ -273,6 +275,57 @@ impl Reader<'_> {
             http_session_idle: self
                 .duration(&section, "http_session_idle")
                 .unwrap_or(HTTP_SESSION_IDLE),
+            auth: self.auth(&section),
+        }
+    }
+
+    fn auth(&mut self, server: &Section<'_>) -> Option<ServerAuth> {
+        let node = server.get("auth")?;
+        let replace = self.replaces(true);
+        let section = self.section(Some(node), server.path("auth"), AUTH);
+        let auth = ServerAuth {
+            issuer: self.replaced(&section, "issuer", replace).unwrap_or_default(),
+            audience: self.replaced(&section, "audience", replace).unwrap_or_default(),
+            jwks_url: self.replaced(&section, "jwks_url", replace),
+            scopes: self.list(&section, "scopes", replace),
+            principal_claim: self
+                .text(&section, "principal_claim")
+                .unwrap_or_else(|| "sub".to_owned()),
+        };
+        let issuer = "the URL of the authorization server, just as `iss` of its tokens has it";
+        let audience =
+            "the URL by which clients know the gateway, such as `https://gateway.example/mcp`";
+        for (key, hint) in [("issuer", issuer), ("audience", audience)] {
+            if section.get(key).is_none() && matches!(node.kind, Kind::Map(_)) {
+                let message = format!("`{}` is missing", section.path(key));
+                self.problems.push(Problem::at(node.at, message).hint(hint));
+            }
+        }
+        if replace {
+            self.safe_url(&section, "issuer", Some(&auth.issuer), false);
+            self.safe_url(&section, "audience", Some(&auth.audience), false);
+            self.safe_url(&section, "jwks_url", auth.jwks_url.as_deref(), true);
+        }
+        if let Some(scope) = auth.scopes.iter().find(|scope| replace && !is_scope(scope)) {
+            let message = format!("`{}` has `{scope}`, which is no scope", section.path("scopes"));
+            self.problem(&section, "scopes", message, "a scope has no spaces and no quotes");
+        }
+        if auth.principal_claim.is_empty() {
+            let message = format!("`{}` is empty", section.path("principal_claim"));
+            self.problem(&section, "principal_claim", message, "such as `sub` or `email`");
+        }
+        Some(auth)
+    }
+
+    /// Reports a URL to which nothing secret should go, or that two parties could read differently.
+    fn safe_url(&mut self, section: &Section<'_>, key: &str, text: Option<&str>, query: bool) {
+        let Some(text) = text.filter(|_| section.get(key).is_some()) else { return };
+        if !is_safe_url(text, query) {
+            let message = format!("`{}` cannot be `{text}`", section.path(key));
+            let rule = "it begins with `https://`, or on this machine with `http://`";
+            let hint =
+                if query { rule.to_owned() } else { format!("{rule}, and has no `?` or `#`") };
+            self.problem(section, key, message, &hint);
         }
     }
 
@@ -778,6 +831,26 @@ fn is_variable_name(name: &str) -> bool {
 fn is_header_name(name: &str) -> bool {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !name.is_empty() && name.bytes().all(is_token)
+}
+
+/// A URL to which and about which nothing secret can leak: `https`, or on this machine.
+fn is_safe_url(text: &str, may_have_query: bool) -> bool {
+    let Ok(url) = Url::parse(text) else { return false };
+    // Parsers pass over some characters; whoever compares the text does not.
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte));
+    let is_private = url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url);
+    is_plain
+        && is_private
+        && url.host().is_some()
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.fragment().is_none()
+        && (may_have_query || url.query().is_none())
+}
+
+/// A `scope-token` of RFC 6749, section 3.3.
+fn is_scope(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
 }
 
 #[cfg(test)]

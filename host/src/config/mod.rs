@@ -233,6 +233,23 @@ pub struct Server {
     pub http_sessions_max: usize,
     /// A session over HTTP is ended after so long without a request or a listener.
     pub http_session_idle: Duration,
+    /// Whose access tokens let clients in over HTTP.
+    pub auth: Option<ServerAuth>,
+}
+
+/// How clients sign in to the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerAuth {
+    /// The authorization server, as its tokens name it.
+    pub issuer: String,
+    /// What tokens must be for: the URL by which clients know the gateway.
+    pub audience: String,
+    /// Where the issuer's keys are; the issuer is asked if none.
+    pub jwks_url: Option<String>,
+    /// Scopes that every token must have.
+    pub scopes: Vec<String>,
+    /// The claim that says whom a client acts for.
+    pub principal_claim: String,
 }
 
 /// Lowest level that is logged.

@@ -34,8 +34,8 @@ pub(super) struct Senders {
 /// What makes senders the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Sender {
-    /// Who it is, if it had to prove that.
-    principal: Option<Arc<str>>,
+    /// Who it has proven to act for, if it had to.
+    subject: Option<Arc<str>>,
     capabilities: Bytes,
     info: Option<Bytes>,
 }
@@ -54,7 +54,7 @@ impl Senders {
     /// Takes a request. Returns it while it is open.
     pub(super) fn request(
         &self,
-        principal: Option<&Arc<str>>,
+        subject: Option<&Arc<str>>,
         message: Message,
         meta: Result<RequestMeta, &'static str>,
         reply_to: ReplyTo,
@@ -65,7 +65,7 @@ impl Senders {
             Ok(meta) if meta.version != Revision::V2026_07_28.as_str() => {
                 reply::unsupported_version(&meta.version)
             }
-            Ok(meta) => match self.session(principal, &meta) {
+            Ok(meta) => match self.session(subject, &meta) {
                 Some(session) => return session.modern_request(message, meta, reply_to),
                 None => reply::call_error(&CallError::Busy { limit: SENDERS_MAX }, Era::Modern),
             },
@@ -77,14 +77,14 @@ impl Senders {
     /// Returns the headers that go with a request over HTTP, and what each must say, if anything.
     pub(super) fn mirrored(
         &self,
-        principal: Option<&Arc<str>>,
+        subject: Option<&Arc<str>>,
         message: &Message,
         meta: &RequestMeta,
     ) -> Vec<(HeaderName, Option<String>)> {
         if message.method() != "tools/call" {
             return Vec::new();
         }
-        let session = self.session(principal, meta);
+        let session = self.session(subject, meta);
         let target = session
             .as_ref()
             .and_then(|session| session.aggregator())
@@ -107,9 +107,9 @@ impl Senders {
     }
 
     /// Returns the session of a sender; none if there are too many and all are busy.
-    fn session(&self, principal: Option<&Arc<str>>, meta: &RequestMeta) -> Option<Arc<Session>> {
+    fn session(&self, subject: Option<&Arc<str>>, meta: &RequestMeta) -> Option<Arc<Session>> {
         let sender = Sender {
-            principal: principal.cloned(),
+            subject: subject.cloned(),
             capabilities: meta.capabilities.clone(),
             info: meta.client_info.clone(),
         };
@@ -127,7 +127,8 @@ impl Senders {
             sessions.remove(&oldest?)?.end();
         }
         let shutdown = self.setup.shutdown.child_token();
-        let setup = Setup { shutdown: shutdown.clone(), ..self.setup.clone() };
+        let subject = sender.subject.clone();
+        let setup = Setup { shutdown: shutdown.clone(), subject, ..self.setup.clone() };
         let session = Session::modern(setup, self.channel.clone(), meta);
         let known = Known { session: Arc::clone(&session), shutdown, used: now };
         if let Some(ended) = sessions.insert(sender, known) {

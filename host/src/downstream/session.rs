@@ -74,6 +74,8 @@ pub struct Setup {
     pub http_session_idle: Duration,
     /// Seals what passes through clients' hands.
     pub seal: Arc<bridge::Seal>,
+    /// Who the client has proven to act for, if it had to.
+    pub subject: Option<Arc<str>>,
     /// Learns of sessions.
     pub exporter: Option<Arc<Exporter>>,
 }
@@ -152,7 +154,8 @@ impl Session {
         let like_initialize =
             mcp::edit::set(b"{}", &[("capabilities", &meta.capabilities), ("clientInfo", info)]);
         let (params, revision) = (Bytes::from(like_initialize), Revision::V2026_07_28);
-        session.connect(&params, caller(&params, revision), revision);
+        let caller = caller(&params, session.setup.subject.as_ref(), revision);
+        session.connect(&params, caller, revision);
         session.client_is_ready();
         session
     }
@@ -360,7 +363,7 @@ impl Session {
             );
         };
         let revision = Revision::negotiate(&asked);
-        let caller = caller(&params, revision);
+        let caller = caller(&params, self.setup.subject.as_ref(), revision);
         self.settle(&caller, message, reply_to, |params| {
             // Copied: what is kept must not keep the buffer of its line alive.
             let params = Bytes::copy_from_slice(params);
@@ -405,7 +408,7 @@ impl Session {
             Arc::clone(&self.setup.seal),
         ));
         let result = self.introduction(&aggregator, revision);
-        tracing::info!(principal = %caller.principal, revision = revision.as_str(), "client `{}` connected", caller.principal);
+        tracing::info!(principal = %caller.principal, subject = caller.subject.as_deref(), revision = revision.as_str(), "client `{}` connected", caller.principal);
         let upstreams = aggregator.upstreams();
         let _ = self.client.set(Client { caller, revision, aggregator });
         self.tasks.spawn(Arc::clone(self).announce());
@@ -624,13 +627,14 @@ impl Session {
 }
 
 /// Returns who calls, by what the client said of itself.
-fn caller(params: &[u8], revision: Revision) -> Arc<Caller> {
+fn caller(params: &[u8], subject: Option<&Arc<str>>, revision: Revision) -> Arc<Caller> {
     let name = text(params, &["clientInfo", "name"]).unwrap_or_else(|| "unknown".to_owned());
     let version = text(params, &["clientInfo", "version"]).unwrap_or_default();
     let principal = if version.is_empty() { name } else { format!("{name}/{version}") };
     let principal = principal.chars().filter(|char| !char.is_control()).take(200);
     Arc::new(Caller {
         principal: principal.collect::<String>().into(),
+        subject: subject.cloned(),
         session_id: uuid::Uuid::now_v7().to_string().into(),
         protocol_version: revision.as_str().into(),
     })

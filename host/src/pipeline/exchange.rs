@@ -2,6 +2,7 @@
 //!
 //! Owns the bytes and remembers what stages did. Knows neither transports nor WebAssembly.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -88,6 +89,8 @@ impl SpanContext {
 pub struct Caller {
     /// MCP client, as `name/version`.
     pub principal: Arc<str>,
+    /// Who the client has proven to act for, if it had to: the subject of its access token.
+    pub subject: Option<Arc<str>>,
     /// MCP session.
     pub session_id: Arc<str>,
     /// The revision negotiated with the client.
@@ -98,6 +101,16 @@ impl Caller {
     /// Returns the era the client lives in.
     pub fn era(&self) -> Era {
         Revision::parse(&self.protocol_version).map_or(Era::Legacy, Revision::era)
+    }
+
+    /// Returns whose a task or a state is: of this client when it acts for this subject, and of nobody
+    /// else.
+    pub fn owner(&self) -> Cow<'_, str> {
+        match &self.subject {
+            None => Cow::Borrowed(&self.principal),
+            // Neither has control characters, so that no two owners are written alike.
+            Some(subject) => Cow::Owned(format!("{subject}\0{}", self.principal)),
+        }
     }
 }
 
@@ -233,5 +246,36 @@ impl Exchange {
                 Outcome::Result { tool_error: true, .. } | Outcome::Rpc { .. } | Outcome::Failed(_),
             ) => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(principal: &str, subject: Option<&str>) -> String {
+        let caller = Caller {
+            principal: principal.into(),
+            subject: subject.map(Arc::from),
+            session_id: "session".into(),
+            protocol_version: "2026-07-28".into(),
+        };
+        caller.owner().into_owned()
+    }
+
+    #[test]
+    fn owners_differ_by_client_and_by_subject() {
+        let owners = [
+            owner("claude/1", None),
+            owner("claude/1", Some("ada")),
+            owner("claude/1", Some("bob")),
+            owner("cursor/1", Some("ada")),
+            owner("1", Some("adaclaude/")),
+            owner("adaclaude/1", None),
+        ];
+
+        let different: std::collections::HashSet<_> = owners.iter().collect();
+        assert_eq!(different.len(), owners.len());
+        assert_eq!(owners[0], "claude/1");
     }
 }

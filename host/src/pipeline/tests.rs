@@ -103,6 +103,7 @@ fn with(seen: &Seen, name: &'static str, change: impl FnOnce(&mut Stage, &mut Sc
 fn exchange() -> Box<Exchange> {
     let caller = Caller {
         principal: "test".into(),
+        subject: None,
         session_id: "s".into(),
         protocol_version: "2025-11-25".into(),
     };

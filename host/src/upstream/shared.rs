@@ -69,6 +69,7 @@ impl Surroundings {
         Self {
             caller: Arc::new(Caller {
                 principal: format!("ultra/{version}").into(),
+                subject: None,
                 session_id: uuid::Uuid::now_v7().to_string().into(),
                 protocol_version: revision.as_str().into(),
             }),

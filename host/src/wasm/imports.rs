@@ -155,6 +155,10 @@ impl types::HostExchange for Guest {
         Ok(self.call()?.caller.principal.as_ref().into())
     }
 
+    fn subject(&mut self, _: Resource<Lent>) -> Result<Option<String>> {
+        Ok(self.call()?.caller.subject.as_deref().map(Into::into))
+    }
+
     fn session(&mut self, _: Resource<Lent>) -> Result<String> {
         Ok(self.call()?.caller.session_id.as_ref().into())
     }

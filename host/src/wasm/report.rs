@@ -11,6 +11,7 @@ use ultra_store::{AuditEvent, AuditOutcome, FieldValue, Severity, Status, Trace}
 use uuid::Uuid;
 
 use super::bindings::{audit, log};
+use crate::audit::{SUBJECT, subject};
 use crate::mcp::json;
 use crate::pipeline::{CallError, Exchange, Outcome};
 
@@ -88,7 +89,7 @@ pub(super) fn trace(
         principal: Arc::clone(&exchange.caller.principal),
         session_id: Arc::clone(&exchange.caller.session_id),
         transport: exchange.transport,
-        metadata: fields,
+        metadata: with_subject(exchange, fields),
     })
 }
 
@@ -131,9 +132,22 @@ pub(super) fn audit(
             audit::Outcome::Canceled => AuditOutcome::Canceled,
         },
         reason: exchange.outcome.as_ref().and_then(error_text),
-        details: fields,
+        details: with_subject(exchange, fields),
         unix_ns: exchange.started_unix_ns + elapsed.as_nanos() as i64,
     })
+}
+
+/// Adds whom the client has proven to act for. That is the gateway's to say: a field of the same name in a
+/// plugin's words gives way.
+fn with_subject(
+    exchange: &Exchange,
+    mut fields: Vec<(String, FieldValue)>,
+) -> Vec<(String, FieldValue)> {
+    if let Some(subject) = subject(&exchange.caller) {
+        fields.retain(|(key, _)| key != SUBJECT);
+        fields.push(subject);
+    }
+    fields
 }
 
 /// Returns why there is no result, for records and plugins.

@@ -8,6 +8,7 @@ use crate::pipeline::{Caller, Exchange};
 pub(crate) fn exchange(tool: &str) -> Box<Exchange> {
     let caller = Caller {
         principal: "test/1.0".into(),
+        subject: None,
         session_id: "session".into(),
         protocol_version: "2025-11-25".into(),
     };

@@ -122,6 +122,7 @@ fn starts() -> Result<[f64; 2], Box<dyn std::error::Error>> {
 fn exchange(params: &Bytes) -> Box<Exchange> {
     let caller = Caller {
         principal: "bench/1.0".into(),
+        subject: None,
         session_id: "0195b3f0-0000-7000-8000-000000000000".into(),
         protocol_version: "2025-11-25".into(),
     };

@@ -398,3 +398,44 @@ fn mutations_of_a_config_never_panic() {
         crate::config::edit::exercise(&text);
     }
 }
+
+#[test]
+fn clients_sign_in_where_the_config_says() {
+    let config = config(
+        "server:\n  auth:\n    issuer: https://idp.example\n    audience: https://gw.example/mcp\n    jwks_url: http://127.0.0.1:9/keys?v=1\n    scopes: [mcp:use]\n    principal_claim: email\n",
+    );
+
+    let expected = ServerAuth {
+        issuer: "https://idp.example".into(),
+        audience: "https://gw.example/mcp".into(),
+        jwks_url: Some("http://127.0.0.1:9/keys?v=1".into()),
+        scopes: vec!["mcp:use".into()],
+        principal_claim: "email".into(),
+    };
+    assert_eq!(config.server.auth, Some(expected));
+    assert_eq!(warnings("server: {auth: null}"), "");
+}
+
+#[test]
+fn what_nobody_could_sign_in_with_is_a_problem() {
+    insta::assert_snapshot!(problems("server:\n  auth: {}\n"), @r"
+    2:9: `server.auth.issuer` is missing (the URL of the authorization server, just as `iss` of its tokens has it)
+    2:9: `server.auth.audience` is missing (the URL by which clients know the gateway, such as `https://gateway.example/mcp`)
+    ");
+    insta::assert_snapshot!(problems("server:\n  auth: https://idp.example\n"), @"2:9: `server.auth` must be a mapping, not a single value (write `key: value` lines, indented)");
+    insta::assert_snapshot!(problems(
+        "server:\n  auth:\n    issuer: http://idp.example\n    audience: gw.example/mcp\n    jwks_url: https://me@idp.example/keys\n    scopes: [\"a b\"]\n    principal_claim: \"\"\n"
+    ), @r"
+    3:13: `server.auth.issuer` cannot be `http://idp.example` (it begins with `https://`, or on this machine with `http://`, and has no `?` or `#`)
+    4:15: `server.auth.audience` cannot be `gw.example/mcp` (it begins with `https://`, or on this machine with `http://`, and has no `?` or `#`)
+    5:15: `server.auth.jwks_url` cannot be `https://me@idp.example/keys` (it begins with `https://`, or on this machine with `http://`)
+    6:13: `server.auth.scopes` has `a b`, which is no scope (a scope has no spaces and no quotes)
+    7:22: `server.auth.principal_claim` is empty (such as `sub` or `email`)
+    ");
+    insta::assert_snapshot!(problems(
+        "server:\n  auth:\n    issuer: https://idp.example/?x=1\n    audience: \"https://gw.example/mcp#x\"\n"
+    ), @r"
+    3:13: `server.auth.issuer` cannot be `https://idp.example/?x=1` (it begins with `https://`, or on this machine with `http://`, and has no `?` or `#`)
+    4:15: `server.auth.audience` cannot be `https://gw.example/mcp#x` (it begins with `https://`, or on this machine with `http://`, and has no `?` or `#`)
+    ");
+}

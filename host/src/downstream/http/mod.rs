@@ -4,6 +4,7 @@
 mod answer;
 mod guard;
 mod headers;
+mod protected;
 mod request;
 mod sessions;
 mod stream;
@@ -23,6 +24,7 @@ use tokio::time::{interval, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 pub use guard::{Guard, Secret};
+pub use protected::Protected;
 pub use stream::Stream;
 
 use super::Setup;

@@ -52,18 +52,29 @@ impl Endpoint {
     }
 }
 
+/// Who the sender of a request has proven to act for, if it had to.
+type Subject<'a> = Option<&'a Arc<str>>;
+
 /// Answers a request.
 pub(super) async fn respond(routes: &Routes, request: Request<Incoming>) -> Response<Body> {
-    if let Err((status, reason)) = routes.guard.check(request.headers(), request.uri()) {
-        return answer::refusal(status, reason);
+    if let Err(refusal) = routes.guard.check(request.headers(), request.uri()) {
+        return refusal.into();
     }
+    if let Some(metadata) = routes.guard.metadata(&request) {
+        return metadata;
+    }
+    let subject = match routes.guard.admit(request.headers(), request.uri().path()).await {
+        Ok(subject) => subject,
+        Err(refusal) => return refusal.into(),
+    };
+    let subject = subject.as_ref();
     let Some(endpoint) = routes.find(request.uri().path()) else {
         return answer::refusal(StatusCode::NOT_FOUND, "there is nothing here; try `/mcp`");
     };
     let asked = match *request.method() {
-        Method::POST => post(&endpoint, request).await,
-        Method::GET => get(&endpoint, request.headers()),
-        Method::DELETE => delete(&endpoint, request.headers()),
+        Method::POST => post(&endpoint, subject, request).await,
+        Method::GET => get(&endpoint, subject, request.headers()),
+        Method::DELETE => delete(&endpoint, subject, request.headers()),
         _ => Ok(answer::refusal(StatusCode::METHOD_NOT_ALLOWED, "use POST")),
     };
     asked.unwrap_or_else(|refusal| *refusal)
@@ -76,7 +87,7 @@ fn refused(status: StatusCode, reason: &str) -> Box<Response<Body>> {
     Box::new(answer::refusal(status, reason))
 }
 
-async fn post(endpoint: &Endpoint, request: Request<Incoming>) -> Answered {
+async fn post(endpoint: &Endpoint, subject: Subject<'_>, request: Request<Incoming>) -> Answered {
     let (head, body) = request.into_parts();
     let has = |name, kinds: &[&str]| {
         let value = head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
@@ -109,7 +120,7 @@ async fn post(endpoint: &Endpoint, request: Request<Incoming>) -> Answered {
     };
     let message = match Message::parse(text.clone()) {
         Ok(message) => message,
-        Err(MessageError::Batch) => return batch(endpoint, &head.headers, &text).await,
+        Err(MessageError::Batch) => return batch(endpoint, subject, &head.headers, &text).await,
         Err(error) => {
             let id = mcp::recover_id(&text);
             let error = reply::message_error(&error);
@@ -123,13 +134,14 @@ async fn post(endpoint: &Endpoint, request: Request<Incoming>) -> Answered {
     let is_modern =
         version.and_then(Revision::parse).is_some_and(|revision| revision.era() == Era::Modern);
     if meta.is_some() || is_modern && !head.headers.contains_key(SESSION_ID) {
-        return modern(endpoint, &head.headers, message, meta).await;
+        return modern(endpoint, subject, &head.headers, message, meta).await;
     }
-    legacy(endpoint, &head.headers, message, version).await
+    legacy(endpoint, subject, &head.headers, message, version).await
 }
 
 async fn modern(
     endpoint: &Endpoint,
+    subject: Subject<'_>,
     headers: &HeaderMap,
     message: Message,
     meta: Option<Result<RequestMeta, &'static str>>,
@@ -153,14 +165,14 @@ async fn modern(
     if meta.version != Revision::V2026_07_28.as_str() {
         return bad_request(&reply::unsupported_version(&meta.version));
     }
-    let mirrored = endpoint.senders.mirrored(None, &message, &meta);
+    let mirrored = endpoint.senders.mirrored(subject, &message, &meta);
     if let Some(wrong) = headers::param_mismatch(headers, &mirrored) {
         return bad_request(&reply::header_mismatch(&wrong));
     }
     let stream = Arc::new(Stream::new(None));
     let mut reader = stream.read(None);
     let reply_to = ReplyTo::Stream(Arc::clone(&stream));
-    let open = endpoint.senders.request(None, message, Ok(meta), reply_to);
+    let open = endpoint.senders.request(subject, message, Ok(meta), reply_to);
     // Closing the response withdraws the request (2026-07-28, basic/transports).
     let guard = CancelGuard(open);
     match stream.next(&mut reader).await {
@@ -196,6 +208,7 @@ fn status_of(line: &[u8]) -> StatusCode {
 
 async fn legacy(
     endpoint: &Endpoint,
+    subject: Subject<'_>,
     headers: &HeaderMap,
     message: Message,
     version: Option<&str>,
@@ -205,7 +218,7 @@ async fn legacy(
             let reason = "`initialize` begins a session and has none";
             return Err(refused(StatusCode::BAD_REQUEST, reason));
         }
-        let Some(session) = endpoint.sessions.open() else {
+        let Some(session) = endpoint.sessions.open(subject) else {
             let reason = "too many sessions are in use";
             return Err(refused(StatusCode::SERVICE_UNAVAILABLE, reason));
         };
@@ -217,7 +230,7 @@ async fn legacy(
         };
         let mut response = answer::json(StatusCode::OK, line.clone());
         if json::member(&line, "error").is_some() {
-            endpoint.sessions.close(&session.id);
+            endpoint.sessions.close(&session.id, subject);
         } else if let Ok(id) = HeaderValue::from_str(&session.id) {
             response.headers_mut().insert(SESSION_ID, id);
         }
@@ -227,7 +240,7 @@ async fn legacy(
         let reason = "this `MCP-Protocol-Version` is not supported";
         return Err(refused(StatusCode::BAD_REQUEST, reason));
     }
-    let session = session(endpoint, headers)?;
+    let session = session(endpoint, subject, headers)?;
     if message.kind() != Kind::Request {
         session.session.message(message, ReplyTo::Channel(Channel::Nowhere));
         return Ok(answer::empty(StatusCode::ACCEPTED));
@@ -237,8 +250,13 @@ async fn legacy(
     Ok(streamed(&session, stream).await)
 }
 
-async fn batch(endpoint: &Endpoint, headers: &HeaderMap, text: &Bytes) -> Answered {
-    let session = session(endpoint, headers)?;
+async fn batch(
+    endpoint: &Endpoint,
+    subject: Subject<'_>,
+    headers: &HeaderMap,
+    text: &Bytes,
+) -> Answered {
+    let session = session(endpoint, subject, headers)?;
     let stream = session.stream();
     let reply_to = ReplyTo::Stream(Arc::clone(&stream));
     let has_requests = json::elements(text).any(|range| {
@@ -270,7 +288,7 @@ async fn streamed(session: &HttpSession, stream: Arc<Stream>) -> Response<Body> 
     }
 }
 
-fn get(endpoint: &Endpoint, headers: &HeaderMap) -> Answered {
+fn get(endpoint: &Endpoint, subject: Subject<'_>, headers: &HeaderMap) -> Answered {
     if !headers.contains_key(SESSION_ID) {
         let reason = "there is nothing to listen to without a session; use POST";
         return Err(refused(StatusCode::METHOD_NOT_ALLOWED, reason));
@@ -280,7 +298,7 @@ fn get(endpoint: &Endpoint, headers: &HeaderMap) -> Answered {
         let reason = "`Accept` must list `text/event-stream`";
         return Err(refused(StatusCode::NOT_ACCEPTABLE, reason));
     }
-    let session = session(endpoint, headers)?;
+    let session = session(endpoint, subject, headers)?;
     let last = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
     let (stream, after) = match last.map(|id| session.resume(id)) {
         Some(Some((stream, after))) => (stream, after),
@@ -296,9 +314,9 @@ fn get(endpoint: &Endpoint, headers: &HeaderMap) -> Answered {
     Ok(answer::events(first, stream, reader, session.listens()))
 }
 
-fn delete(endpoint: &Endpoint, headers: &HeaderMap) -> Answered {
+fn delete(endpoint: &Endpoint, subject: Subject<'_>, headers: &HeaderMap) -> Answered {
     let id = headers.get(SESSION_ID).and_then(|id| id.to_str().ok());
-    match id.map(|id| endpoint.sessions.close(id)) {
+    match id.map(|id| endpoint.sessions.close(id, subject)) {
         Some(true) => Ok(answer::empty(StatusCode::NO_CONTENT)),
         Some(false) => Err(refused(StatusCode::NOT_FOUND, "the session has ended")),
         None => Err(refused(StatusCode::METHOD_NOT_ALLOWED, "use POST")),
@@ -307,13 +325,14 @@ fn delete(endpoint: &Endpoint, headers: &HeaderMap) -> Answered {
 
 fn session(
     endpoint: &Endpoint,
+    subject: Subject<'_>,
     headers: &HeaderMap,
 ) -> Result<Arc<HttpSession>, Box<Response<Body>>> {
     let Some(id) = headers.get(SESSION_ID).and_then(|id| id.to_str().ok()) else {
         let reason = "the header `Mcp-Session-Id` is missing; begin with `initialize`";
         return Err(refused(StatusCode::BAD_REQUEST, reason));
     };
-    endpoint.sessions.find(id).ok_or_else(|| {
+    endpoint.sessions.find(id, subject).ok_or_else(|| {
         refused(StatusCode::NOT_FOUND, "the session has ended; begin with `initialize`")
     })
 }

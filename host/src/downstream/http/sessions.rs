@@ -33,6 +33,8 @@ pub(super) struct Sessions {
 pub(super) struct HttpSession {
     pub(super) id: String,
     pub(super) session: Arc<Session>,
+    /// Who opened it has proven to act for. Nobody else gets in, even with its id.
+    subject: Option<Arc<str>>,
     /// What belongs to no request; read by `GET`.
     pub(super) unasked: Arc<Stream>,
     shutdown: CancellationToken,
@@ -54,14 +56,17 @@ impl Sessions {
         Self { setup, open: Mutex::default() }
     }
 
-    /// Opens a session; none if there are too many and all are in use.
+    /// Opens a session for a subject, if clients have to prove that they act for one; none if there are too
+    /// many and all are in use.
     ///
     /// Room is made by one that hardly did anything, if there is one, and of those alike by the one that
     /// was silent longest.
-    pub(super) fn open(&self) -> Option<Arc<HttpSession>> {
+    pub(super) fn open(&self, subject: Option<&Arc<str>>) -> Option<Arc<HttpSession>> {
         self.make_room()?;
         let shutdown = self.setup.shutdown.child_token();
-        let setup = Setup { shutdown: shutdown.clone(), ..self.setup.clone() };
+        let subject = subject.cloned();
+        let setup =
+            Setup { shutdown: shutdown.clone(), subject: subject.clone(), ..self.setup.clone() };
         let unasked = Arc::new(Stream::optional("0".to_owned()));
         let session = Session::new(setup, Channel::Events(Arc::clone(&unasked)));
         let id = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
@@ -75,6 +80,7 @@ impl Sessions {
         let opened = Arc::new(HttpSession {
             id: id.clone(),
             session,
+            subject,
             unasked,
             shutdown,
             state: Mutex::new(state),
@@ -101,11 +107,14 @@ impl Sessions {
         Some(())
     }
 
-    /// Returns a session that is open, and notes that it is used.
-    pub(super) fn find(&self, id: &str) -> Option<Arc<HttpSession>> {
+    /// Returns a session of this subject that is open, and notes that it is used.
+    pub(super) fn find(&self, id: &str, subject: Option<&Arc<str>>) -> Option<Arc<HttpSession>> {
         let session = lock(&self.open).get(id).cloned()?;
+        if session.subject.as_ref() != subject {
+            return None;
+        }
         if session.shutdown.is_cancelled() {
-            self.close(id);
+            self.close(id, subject);
             return None;
         }
         let mut state = lock(&session.state);
@@ -115,9 +124,14 @@ impl Sessions {
         Some(session)
     }
 
-    /// Ends a session. Returns whether there was one.
-    pub(super) fn close(&self, id: &str) -> bool {
-        let session = lock(&self.open).remove(id);
+    /// Ends a session of this subject. Returns whether there was one.
+    pub(super) fn close(&self, id: &str, subject: Option<&Arc<str>>) -> bool {
+        let mut open = lock(&self.open);
+        if open.get(id).is_none_or(|session| session.subject.as_ref() != subject) {
+            return false;
+        }
+        let session = open.remove(id);
+        drop(open);
         session.map(|session| session.end()).is_some()
     }
 
