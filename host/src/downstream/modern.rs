@@ -121,6 +121,12 @@ impl Senders {
             known.used = now;
             return Some(Arc::clone(&known.session));
         }
+        // Copied: what is remembered must not keep the buffer of a line alive.
+        let sender = Sender {
+            capabilities: Bytes::copy_from_slice(&sender.capabilities),
+            info: sender.info.as_deref().map(Bytes::copy_from_slice),
+            ..sender
+        };
         if sessions.len() >= SENDERS_MAX {
             let idle = sessions.iter().filter(|(_, known)| !known.session.is_busy());
             let oldest = idle.min_by_key(|(_, known)| known.used).map(|(sender, _)| sender.clone());

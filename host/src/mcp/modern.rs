@@ -30,7 +30,7 @@ pub const MISSING_CAPABILITY: i32 = -32021;
 /// The revision is not spoken here.
 pub const UNSUPPORTED_VERSION: i32 = -32022;
 
-/// What a modern request says of itself.
+/// What a modern request says of itself. Shares the memory of its line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestMeta {
     /// The revision, as written.
@@ -73,11 +73,12 @@ impl RequestMeta {
         let Some(capabilities) = capabilities.filter(|value| value.starts_with(b"{")) else {
             return Some(Err(CLIENT_CAPABILITIES));
         };
+        let share = |value| message.line().slice_ref(value);
         Some(Ok(Self {
             version: version.into_owned(),
-            capabilities: Bytes::copy_from_slice(capabilities),
-            client_info: client_info.map(Bytes::copy_from_slice),
-            log_level: log_level.map(Bytes::copy_from_slice),
+            capabilities: share(capabilities),
+            client_info: client_info.map(share),
+            log_level: log_level.map(share),
         }))
     }
 }
