@@ -7,6 +7,7 @@ mod conformance;
 mod differential;
 mod fake;
 mod http;
+mod inbound;
 mod interceptors;
 mod live_config;
 mod plugins;

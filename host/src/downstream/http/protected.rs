@@ -45,7 +45,8 @@ impl Protected {
 
     /// Returns the host by which clients know the gateway.
     pub(super) fn host(&self) -> Option<&str> {
-        self.audience_url.host_str()
+        let host = self.audience_url.host_str()?;
+        Some(host.trim_start_matches('[').trim_end_matches(']'))
     }
 
     /// Returns the metadata at a path, if that is a place where clients look for them.
