@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use ultra_tests::oauth::issuer::Issuer;
 use ultra_tests::oauth::plain_http;
 use ultra_tests::session::PATIENCE;
+use ultra_tests::ultra::Setup;
 use ultra_tests::{Fake, Ultra, program};
 
 /// A gateway on HTTP that is signed in to, and its authorization server.
@@ -46,13 +47,17 @@ impl Reply {
 
 impl Gateway {
     /// Starts one with these upstreams. `more` goes into `server.auth`.
-    async fn start(setup: ultra_tests::ultra::Setup, more: &Value) -> Self {
+    async fn start(setup: Setup, more: &Value) -> Self {
+        Self::start_with(setup, more, json!({"log_level": "debug"})).await
+    }
+
+    async fn start_with(setup: Setup, more: &Value, mut server: Value) -> Self {
         let issuer = Issuer::start().await;
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let origin = format!("http://127.0.0.1:{port}");
         let mut auth = json!({"issuer": issuer.name(), "audience": format!("{origin}/mcp")});
         auth.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let server = json!({"auth": auth, "log_level": "debug"});
+        server["auth"] = auth;
         let setup = setup.yaml(&format!("server: {server}"));
         let ultra = setup.arg("--http").arg(format!("127.0.0.1:{port}")).start();
         let deadline = Instant::now() + PATIENCE;
@@ -259,6 +264,25 @@ async fn a_session_is_there_only_for_whom_it_was_made() {
     // Another token for the same subject is as good as the first.
     let own = gateway.legacy(&gateway.token("ada"), &session, "tools/list", &json!({})).await;
     assert!(own.body.contains("fake__echo"), "{own:?}");
+}
+
+/// Who shows the secret is nobody in particular, and not the subject that opened a session.
+#[tokio::test]
+async fn a_secret_and_a_token_both_let_in_and_are_not_each_other() {
+    let secret = "a secret of the operator";
+    let setup = Ultra::setup().memory().late_upstream(&Fake::new("fake"));
+    let server = json!({"http_token": secret});
+    let gateway = Gateway::start_with(setup, &json!({}), server).await;
+    let token = gateway.token("ada");
+
+    for (own, foreign) in [(&*token, secret), (secret, &*token)] {
+        let session = gateway.initialize("/mcp", own).await.session;
+        let as_own = gateway.legacy(own, &session, "ping", &json!({})).await;
+        let as_foreign = gateway.legacy(foreign, &session, "ping", &json!({})).await;
+
+        assert_eq!((as_own.status, as_foreign.status), (200, 404), "{own}");
+    }
+    assert_eq!(gateway.initialize("/mcp", "a secret of somebody").await.status, 401);
 }
 
 /// Both are equal in everything that they say of themselves.
