@@ -5,6 +5,7 @@
 
 mod answers;
 mod calls;
+pub mod issuer;
 pub mod plain_http;
 mod state;
 

@@ -8,6 +8,7 @@ mod cross_talk;
 mod differential;
 mod fake;
 mod http;
+mod inbound;
 mod interceptors;
 mod live_config;
 mod plugins;

@@ -197,7 +197,7 @@ impl AuthorizationServer {
 
 /// Asks an authorization server where the keys are that it signs with.
 ///
-/// The answer is refused unless it names the same issuer, byte for byte.
+/// An answer counts only if it names the same issuer, byte for byte.
 pub(super) async fn keys_url(
     fetcher: &Fetcher,
     issuer: &Url,
@@ -207,13 +207,11 @@ pub(super) async fn keys_url(
     let mut broken = None;
     for place in server_places(issuer) {
         match ask::<Signer>(fetcher, &place).await? {
+            // Some answer for every path with what they say of themselves at the root.
             Found::Document(found) if found.issuer != name => {
-                let reason = format!(
-                    "says that its issuer is `{}`, not `{}`",
-                    quoted(&found.issuer),
-                    quoted(name)
-                );
-                return Err(wrong(&place, reason));
+                let (theirs, ours) = (quoted(&found.issuer), quoted(name));
+                let reason = format!("says that its issuer is `{theirs}`, not `{ours}`");
+                broken = Some(wrong(&place, reason));
             }
             Found::Document(Signer { jwks_uri: Some(url), .. }) => return Ok(url),
             Found::Document(_) => broken = Some(wrong(&place, "names no `jwks_uri`".into())),

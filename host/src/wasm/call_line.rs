@@ -28,6 +28,7 @@ pub struct CallLine {
     upstream: Option<Arc<str>>,
     name: Option<Arc<str>>,
     principal: Arc<str>,
+    subject: Option<Arc<str>>,
     /// Of what the phase is about: the parameters, or the outcome.
     bytes: usize,
     ended: Option<Ended>,
@@ -81,6 +82,7 @@ impl CallLine {
             upstream: exchange.upstream.clone(),
             name: exchange.name.clone(),
             principal: Arc::clone(&exchange.caller.principal),
+            subject: exchange.caller.subject.clone(),
             bytes: exchange.payload().len(),
             ended,
         }
@@ -105,6 +107,7 @@ impl CallLine {
                 upstream.name = self.upstream.as_deref(),
                 name = self.name.as_deref(),
                 principal = &*self.principal,
+                subject = self.subject.as_deref(),
                 request_bytes = self.bytes,
                 "{} {method}{target}",
                 self.what
@@ -120,6 +123,7 @@ impl CallLine {
             upstream.name = self.upstream.as_deref(),
             name = self.name.as_deref(),
             principal = &*self.principal,
+            subject = self.subject.as_deref(),
             response_bytes = self.bytes,
             duration_ms = ended.elapsed.as_micros() as f64 / 1000.0,
             status = ended.status,

@@ -145,7 +145,8 @@ fn with_subject(
 ) -> Vec<(String, FieldValue)> {
     if let Some(subject) = subject(&exchange.caller) {
         fields.retain(|(key, _)| key != SUBJECT);
-        fields.push(subject);
+        // First, because exports cut long lists.
+        fields.insert(0, subject);
     }
     fields
 }

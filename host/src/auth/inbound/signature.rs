@@ -10,7 +10,7 @@ use ring::signature as with;
 /// What the crate shall use: it signs nothing, and takes keys apart only as [`Public`] does.
 static RING: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(ErrorKind::UnsupportedAlgorithm.into()),
-    verifier_factory: |algorithm, key| Public::new(*algorithm, key),
+    verifier_factory: |algorithm, key| Public::verifier(*algorithm, key),
     key_utils: KeyUtils::new_unimplemented(),
 };
 
@@ -33,7 +33,7 @@ struct Public {
 }
 
 impl Public {
-    fn new(algorithm: Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
+    fn verifier(algorithm: Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
         if !is_asymmetric(algorithm) || key.family() != algorithm.family() {
             return Err(ErrorKind::InvalidAlgorithm.into());
         }

@@ -45,7 +45,8 @@ impl Protected {
 
     /// Returns the host by which clients know the gateway.
     pub(super) fn host(&self) -> Option<&str> {
-        self.audience_url.host_str()
+        let host = self.audience_url.host_str()?;
+        Some(host.trim_start_matches('[').trim_end_matches(']'))
     }
 
     /// Returns the metadata at a path, if that is a place where clients look for them.
@@ -115,7 +116,11 @@ impl Protected {
 
 #[cfg(test)]
 mod tests {
+    use http::Uri;
+    use http::header::HOST;
+
     use super::*;
+    use crate::downstream::http::Guard;
 
     fn protected(audience: &str, scopes: &[&str]) -> Protected {
         let auth = ServerAuth {
@@ -132,6 +137,21 @@ mod tests {
     fn resource(protected: &Protected, path: &str) -> Option<String> {
         let metadata: serde_json::Value = serde_json::from_str(&protected.metadata(path)?).unwrap();
         Some(metadata["resource"].as_str().unwrap().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_is_signed_in_to_is_safe_and_known_by_its_audience() {
+        let address = "0.0.0.0:8000".parse().unwrap();
+        let guard = Guard::new(address, Vec::new());
+        let host = |guard: &Guard| {
+            let headers = [(HOST, HeaderValue::from_static("gw.example:443"))];
+            guard.check(&headers.into_iter().collect(), &Uri::from_static("/mcp")).is_ok()
+        };
+        assert_eq!((guard.is_safe(), host(&guard)), (false, false));
+
+        let guard = guard.with_sign_in(protected("https://gw.example/mcp", &[]));
+
+        assert_eq!((guard.is_safe(), host(&guard)), (true, true));
     }
 
     #[tokio::test]

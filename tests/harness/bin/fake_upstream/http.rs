@@ -24,6 +24,10 @@ pub(crate) fn serve(options: &Options, port: u16) -> io::Result<()> {
 
 fn connection(stream: TcpStream, options: Options) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let mut record = match &options.record {
+        Some(path) => Some(crate::open_append(path).map_err(io::Error::other)?),
+        None => None,
+    };
     let mut server = Server::new(options.clone());
     let mut reader = BufReader::with_capacity(256 * 1024, stream);
     let (mut line, mut body, mut response) = (String::new(), Vec::new(), Vec::new());
@@ -32,11 +36,13 @@ fn connection(stream: TcpStream, options: Options) -> io::Result<()> {
         if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
+        let mut head = line.clone();
         let is_post = line.starts_with("POST ");
         let mut length = 0;
         loop {
             line.clear();
             reader.read_line(&mut line)?;
+            head.push_str(&line);
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             if name.eq_ignore_ascii_case("content-length") {
                 length = value.trim().parse().unwrap_or(usize::MAX);
@@ -47,6 +53,9 @@ fn connection(stream: TcpStream, options: Options) -> io::Result<()> {
         }
         body.resize(length, 0);
         reader.read_exact(&mut body)?;
+        if let Some(record) = &mut record {
+            record.write_all(&[head.as_bytes(), &body, b"\n"].concat())?;
+        }
         if is_post {
             server.receive(&body);
         }

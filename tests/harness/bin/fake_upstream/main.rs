@@ -78,7 +78,7 @@ struct Options {
     /// Write lines that are not JSON-RPC to stdout, at the start and before each answer to a call
     #[arg(long)]
     junk: bool,
-    /// Append every line received to this file, verbatim
+    /// Append every line received to this file, verbatim; over HTTP with the heads of requests
     #[arg(long)]
     record: Option<PathBuf>,
     /// Append the own process id, and the grandchild's, to this file
