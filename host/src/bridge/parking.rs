@@ -46,10 +46,10 @@ impl std::fmt::Debug for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         while let Ok(question) = self.questions.try_recv() {
-            question.connection.asked();
+            question.give_up();
         }
         for (_, question) in &self.asked {
-            question.connection.asked();
+            question.give_up();
         }
     }
 }

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::Session;
 use super::channel::ReplyTo;
+use super::{Session, reply};
 use crate::lock;
-use crate::mcp::Message;
 use crate::mcp::modern::RequestMeta;
+use crate::mcp::{self, Message};
 use crate::pipeline::CallError;
 use crate::upstream::{Connection, Listener, Origin};
 use crate::wire::NotQueued;
@@ -36,6 +36,16 @@ pub struct Question {
     pub connection: Arc<Connection>,
     /// Method, id and params.
     pub message: Message,
+}
+
+impl Question {
+    /// Tells the upstream that nobody will answer.
+    pub fn give_up(&self) {
+        self.connection.asked();
+        let error = reply::unanswered("its request has ended");
+        let id = self.message.id().unwrap_or_default();
+        self.connection.send(&[mcp::error_line(Some(&id), &error).into()]);
+    }
 }
 
 impl Origin for OpenRequest {

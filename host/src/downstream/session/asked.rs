@@ -1,12 +1,13 @@
 //! What the client is asked: by upstreams, and by requests of its own that cannot go on without.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Session;
 use crate::downstream::channel::ReplyTo;
@@ -28,6 +29,10 @@ pub(super) struct Asked {
     pub(super) asker: Asker,
     /// Where it was asked.
     reply_to: Option<ReplyTo>,
+    /// The request it is asked for, where that is known.
+    request: Weak<OpenRequest>,
+    /// Gives it up when it takes too long.
+    _timer: Option<AbortOnDropHandle<()>>,
 }
 
 /// Who asked the client something.
@@ -106,12 +111,14 @@ impl Session {
         }
     }
 
-    /// Asks the client on behalf of an upstream.
+    /// Asks the client on behalf of an upstream. If `is_certain`, it is asked for `origin` and no other
+    /// request.
     pub(super) fn ask(
         &self,
         connection: &Arc<Connection>,
         message: Message,
-        origin: Option<&OpenRequest>,
+        origin: Option<&Arc<OpenRequest>>,
+        is_certain: bool,
     ) {
         let theirs = message.id().unwrap_or_default();
         if self.era() == Era::Modern {
@@ -138,8 +145,9 @@ impl Session {
             id: Bytes::copy_from_slice(&theirs),
             progress_token: token.clone().map(|range| Bytes::copy_from_slice(&params[range])),
         };
-        let reply_to = origin.map(OpenRequest::reply_to);
-        let Some(id) = self.remember(asker, reply_to.clone()) else {
+        let reply_to = origin.map(|origin| origin.reply_to());
+        let request = origin.filter(|_| is_certain).map(Arc::downgrade).unwrap_or_default();
+        let Some(id) = self.remember(asker, reply_to.clone(), request) else {
             let error = reply::call_error(&CallError::Busy { limit: ASKED_MAX }, Era::Legacy);
             return connection.send(&[mcp::error_line(Some(&theirs), &error).into()]);
         };
@@ -157,7 +165,9 @@ impl Session {
         reply_to: &ReplyTo,
     ) -> Result<Bytes, CallError> {
         let (answer, answered) = oneshot::channel();
-        let Some(id) = self.remember(Asker::Request(answer), Some(reply_to.clone())) else {
+        let request = Weak::new();
+        let Some(id) = self.remember(Asker::Request(answer), Some(reply_to.clone()), request)
+        else {
             return Err(CallError::Busy { limit: ASKED_MAX });
         };
         let _asking = Asking { session: self, id, reply_to };
@@ -172,32 +182,155 @@ impl Session {
     }
 
     /// Returns the id under which the client is asked; none if it is asked too much already.
-    fn remember(&self, asker: Asker, reply_to: Option<ReplyTo>) -> Option<u64> {
+    fn remember(
+        &self,
+        asker: Asker,
+        reply_to: Option<ReplyTo>,
+        request: Weak<OpenRequest>,
+    ) -> Option<u64> {
         let id = self.last_asked.fetch_add(1, Ordering::Relaxed) + 1;
         let mut all = lock(&self.asked);
         if all.len() >= ASKED_MAX {
             return None;
         }
-        all.insert(id, Asked { asker, reply_to });
+        let timer = match &asker {
+            Asker::Upstream { .. } => Some(self.give_up_later(id)),
+            // It has a time limit of its own.
+            Asker::Request(_) => None,
+        };
+        all.insert(id, Asked { asker, reply_to, request, _timer: timer });
         Some(id)
     }
 
-    /// Tells the client that an upstream withdrew what it asked, or that it is gone.
-    pub(super) fn withdraw(&self, which: impl Fn(&Asked) -> bool, params: impl Fn(u64) -> Vec<u8>) {
+    fn give_up_later(&self, id: u64) -> AbortOnDropHandle<()> {
+        let session = Weak::clone(&self.itself);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            sleep(ANSWER_TIMEOUT).await;
+            if let Some(session) = session.upgrade() {
+                session.give_up(|this, _| this == id, "it took too long");
+            }
+        }))
+    }
+
+    /// Gives up what was asked for a request that nobody waits for any more.
+    pub(super) fn give_up_for(&self, request: &Arc<OpenRequest>) {
+        self.give_up(
+            |_, asked| std::ptr::eq(asked.request.as_ptr(), Arc::as_ptr(request)),
+            "its request has ended",
+        );
+    }
+
+    /// Takes back what the client was asked, and tells whoever asked that there will be no answer.
+    fn give_up(&self, which: impl Fn(u64, &Asked) -> bool, reason: &str) {
+        let params = |id| format!(r#"{{"requestId":{id},"reason":"{reason}"}}"#).into_bytes();
+        for asker in self.withdraw(which, params) {
+            if let Asker::Upstream { connection, id, .. } = asker {
+                let error = reply::unanswered(reason);
+                connection.send(&[mcp::error_line(Some(&id), &error).into()]);
+            }
+        }
+    }
+
+    /// Takes back what the client was asked. Returns who asked.
+    pub(super) fn withdraw(
+        &self,
+        which: impl Fn(u64, &Asked) -> bool,
+        params: impl Fn(u64) -> Vec<u8>,
+    ) -> Vec<Asker> {
         let withdrawn: Vec<_> = {
             let mut asked = lock(&self.asked);
-            asked.extract_if(|_, asked| which(asked)).collect()
+            asked.extract_if(|id, asked| which(*id, asked)).collect()
         };
-        for (id, Asked { asker, reply_to }) in withdrawn {
-            if let Asker::Upstream { connection, .. } = asker {
+        let tell = |(id, Asked { asker, reply_to, .. })| {
+            if let Asker::Upstream { connection, .. } = &asker {
                 connection.asked();
             }
             let line = mcp::notification_line("notifications/cancelled", &params(id));
             self.send_by(reply_to.as_ref(), &[line.into()]);
-        }
+            asker
+        };
+        withdrawn.into_iter().map(tell).collect()
     }
 }
 
 fn number(raw: &[u8]) -> Option<u64> {
     std::str::from_utf8(raw).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
+    use ultra_store::{MemoryOptions, MemoryStore, Redactor, Store};
+
+    use super::*;
+    use crate::aggregator::Naming;
+    use crate::downstream::Setup;
+    use crate::downstream::channel::Channel;
+    use crate::gateway::Gateway;
+    use crate::upstream::{Guard, Pool, Surroundings};
+    use crate::wire::{Outbox, Outlet};
+
+    fn setup() -> Setup {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(MemoryOptions::default()));
+        let guard = Arc::new(Guard::new("/none".into()));
+        let redactor = Redactor::new(Vec::new());
+        let (shutdown, timeout) = (CancellationToken::new(), Duration::from_secs(60));
+        let surroundings = Surroundings::of_gateway(
+            Arc::clone(&guard),
+            Arc::clone(&store),
+            redactor.clone(),
+            shutdown.clone(),
+            timeout,
+            Arc::default(),
+        );
+        let (_, upstreams) = watch::channel(Vec::new().into());
+        Setup {
+            gateway: Gateway::new(watch::channel(None).1),
+            server_name: "ultra".to_owned(),
+            pool: Pool::new(surroundings, upstreams.clone()),
+            upstreams,
+            only: None,
+            naming: Naming::Prefixed,
+            guard,
+            store,
+            redactor,
+            stopping: shutdown.clone(),
+            shutdown,
+            call_timeout: timeout,
+            rush: Arc::default(),
+            http_sessions_max: 1,
+            http_session_idle: timeout,
+            seal: Arc::default(),
+            exporter: None,
+        }
+    }
+
+    async fn written(outbox: &Outbox) -> String {
+        outbox.close();
+        let mut written = Vec::new();
+        outbox.write_to(&mut written).await.unwrap();
+        String::from_utf8(written).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_client_never_answers_is_given_up() {
+        let client = Arc::new(Outbox::default());
+        let server = Arc::new(Outbox::default());
+        let outlet: Arc<dyn Outlet> = Arc::<Outbox>::clone(&server);
+        let connection = Arc::new(Connection::new("up".into(), outlet));
+        let session = Session::new(setup(), Channel::Lines(Arc::clone(&client)));
+        let question = r#"{"jsonrpc":"2.0","id":"q","method":"roots/list"}"#;
+
+        session.ask(&connection, Message::parse(Bytes::from(question)).unwrap(), None, false);
+        sleep(ANSWER_TIMEOUT + Duration::from_secs(1)).await;
+
+        insta::assert_snapshot!(written(&client).await, @r#"
+        {"jsonrpc":"2.0","id":1,"method":"roots/list"}
+        {"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1,"reason":"it took too long"}}
+        "#);
+        insta::assert_snapshot!(written(&server).await, @r#"{"jsonrpc":"2.0","id":"q","error":{"code":-32603,"data":{"gateway":"ultra"},"message":"the client gives no answer: it took too long"}}"#);
+        assert!(lock(&session.asked).is_empty());
+    }
 }

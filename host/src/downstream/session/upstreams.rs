@@ -99,7 +99,7 @@ impl Session {
                 let body = message.body();
                 let Some(range) = json::member(&body, "requestId") else { return };
                 self.withdraw(
-                    |asked| {
+                    |_, asked| {
                         asked.is_of(connection)
                             && matches!(&asked.asker, Asker::Upstream { id, .. } if id == theirs)
                     },
@@ -172,12 +172,14 @@ impl Listener for Session {
                     .send(&[mcp::result_line(&message.id().unwrap_or_default(), b"{}").into()]);
             }
             Kind::Request => {
-                let origin = match belongs {
-                    Belongs::To(origin) => Some(origin),
-                    Belongs::Unknown | Belongs::Ours => guess(),
+                let (origin, is_certain) = match belongs {
+                    Belongs::To(origin) => (Some(origin), true),
+                    Belongs::Unknown | Belongs::Ours => {
+                        (guess(), connection.only_origin().is_some())
+                    }
                 };
                 let origin = origin.and_then(request_of);
-                self.ask(connection, message, origin.as_deref());
+                self.ask(connection, message, origin.as_ref(), is_certain);
             }
             Kind::Notification => {
                 if upstream.is_shared()
@@ -211,7 +213,7 @@ impl Listener for Session {
 
     fn connection_lost(&self, connection: &Arc<Connection>) {
         self.withdraw(
-            |asked| asked.is_of(connection),
+            |_, asked| asked.is_of(connection),
             |id| format!(r#"{{"requestId":{id},"reason":"the server is gone"}}"#).into_bytes(),
         );
     }
