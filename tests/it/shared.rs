@@ -61,6 +61,23 @@ async fn one_process_serves_every_client_and_knows_none_of_them() {
 }
 
 #[tokio::test]
+async fn on_stdio_both_eras_have_one_process_in_common() {
+    let ultra = Ultra::setup().shared_upstream(&Fake::new("up")).start();
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+
+    let modern = ultra.request("tools/call", json!({"name": "up__pid", "_meta": meta})).await;
+    ultra.initialize(json!({})).await;
+    let legacy = ultra.call_tool("up__pid", json!({})).await;
+
+    let pid = |answer: &ultra_tests::Message| answer.result()["structuredContent"]["pid"].clone();
+    assert!(pid(&modern).is_u64());
+    assert_eq!(pid(&modern), pid(&legacy));
+}
+
+#[tokio::test]
 async fn progress_reaches_whoever_made_the_call_and_nobody_else() {
     let (_ultra, http) = start().await;
     let (first, second) = (http.session(json!({})).await, http.session(json!({})).await);

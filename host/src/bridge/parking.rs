@@ -108,10 +108,11 @@ pub(crate) fn resume(
     let gone = || CallError::InvalidParams {
         reason: "the call that `requestState` names has ended; make the request anew".to_owned(),
     };
-    let elsewhere = || {
-        CallError::InvalidParams {
-        reason: "the call that `requestState` names waits at another gateway process, or at one that has ended; go on there, or make the request anew".to_owned(),
-    }
+    let elsewhere = || CallError::InvalidParams {
+        reason:
+            "the call that `requestState` names waits at another gateway process, or at one that \
+            has ended; go on there, or make the request anew"
+                .to_owned(),
     };
     let number = match place.seal.open(place.principal, place.upstream, request, &sealed)? {
         Inner::Parked { process, number } if process == place.seal.process => number,
