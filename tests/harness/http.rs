@@ -181,6 +181,12 @@ impl HttpSession {
         self.endpoint.post(&self.headers(), &message).await.all().await;
     }
 
+    /// Answers a request of the gateway.
+    pub async fn answer(&self, request: &Value, result: Value) {
+        let message = json!({"jsonrpc": "2.0", "id": request["id"], "result": result});
+        self.endpoint.post(&self.headers(), &message).await.all().await;
+    }
+
     /// Listens to what belongs to no request.
     pub async fn listen(&self) -> Response {
         self.endpoint.send("GET", &self.headers(), "").await
@@ -209,12 +215,12 @@ impl Response {
         }
     }
 
-    /// Waits for a notification of this method, passing over others.
+    /// Waits for a message of this method, passing over others.
     ///
     /// # Panics
     ///
     /// If it does not come.
-    pub async fn notification(&mut self, method: &str) -> Value {
+    pub async fn until(&mut self, method: &str) -> Value {
         while let Some(message) = self.next().await {
             if message["method"] == method {
                 return message;

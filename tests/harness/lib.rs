@@ -3,6 +3,7 @@
 //! Knows Ultra from outside only: its binary, its config file, its lines.
 
 pub mod conformance;
+pub mod fixture;
 pub mod http;
 pub mod json;
 pub mod oauth;

@@ -625,3 +625,25 @@ async fn prompts_completions_and_resources_find_their_upstream() {
     );
     assert_eq!(read["contents"][0]["text"], "two");
 }
+
+#[tokio::test]
+async fn a_question_is_withdrawn_with_the_call_it_was_asked_for() {
+    let setup = Ultra::setup();
+    let record = setup.dir().join("heard");
+    let fake = Fake::new("fake").option("--record", record.display());
+    let ultra = setup.upstream(&fake).connect(json!({"elicitation": {}})).await;
+    let call = ultra.send_request("tools/call", json!({"name": "fake__elicit"})).await;
+    let question = ultra.server_request("elicitation/create").await;
+
+    let withdrawn = json!({"requestId": call.parse::<u64>().unwrap()});
+    ultra.notify("notifications/cancelled", withdrawn).await;
+
+    let cancelled = ultra.notification("notifications/cancelled").await;
+    assert_eq!(cancelled.params()["requestId"].to_string(), question.id.unwrap());
+    let answer = eventually("an answer to the server", PATIENCE, || {
+        let heard = std::fs::read_to_string(&record).unwrap_or_default();
+        let error = heard.lines().find(|line| line.contains("the client gives no answer"))?;
+        Some(error.to_owned())
+    });
+    assert!(answer.await.contains(r#""id":0,"error":{"code":-32603"#));
+}

@@ -1,46 +1,16 @@
 //! Gateways with a key in common: what one gave into a client's hands is good at the other.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-
 use serde_json::{Value, json};
+use ultra_tests::fixture::Fixture;
 use ultra_tests::http::Endpoint;
-use ultra_tests::{Fake, Ultra, program};
+use ultra_tests::{Fake, Ultra};
 
 const KEY: &str = "server: {seal_key: \"a passphrase that is long enough for it\"}\n";
 const ROUNDS: &str = "ref__test_input_required_result_multi_round";
 
-/// `conformance-fixture` in the modern era on a port of its own; ended with the value.
-struct Fixture {
-    child: Child,
-    port: String,
-}
-
-impl Fixture {
-    fn start() -> Self {
-        let mut command = Command::new(program("conformance-fixture"));
-        command.args(["--era", "modern"]).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let port = line.trim().strip_prefix("port=").unwrap().to_owned();
-        Self { child, port }
-    }
-
-    fn gateway(&self, key: &str) -> Ultra {
-        let upstream = format!(
-            "upstream: {{ref: {{url: \"http://127.0.0.1:{}/mcp\", enabled: true}}}}",
-            self.port
-        );
-        Ultra::config(key).yaml(&upstream).memory().http().start()
-    }
-}
-
-impl Drop for Fixture {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn gateway(fixture: &Fixture, key: &str) -> Ultra {
+    let upstream = format!("upstream: {{ref: {{url: {}, enabled: true}}}}", fixture.url);
+    Ultra::config(key).yaml(&upstream).memory().http().start()
 }
 
 /// Makes a call of a modern client that can be asked.
@@ -58,8 +28,8 @@ fn accept(content: Value) -> Value {
 
 #[tokio::test]
 async fn a_round_begun_at_one_gateway_goes_on_at_another() {
-    let fixture = Fixture::start();
-    let gateways = [fixture.gateway(KEY), fixture.gateway(KEY), fixture.gateway("")];
+    let fixture = Fixture::start("modern");
+    let gateways = [gateway(&fixture, KEY), gateway(&fixture, KEY), gateway(&fixture, "")];
     let [first, second, stranger] =
         [gateways[0].http().await, gateways[1].http().await, gateways[2].http().await];
 
@@ -100,8 +70,8 @@ async fn a_call_that_waits_at_one_gateway_is_refused_by_another() {
 
 #[tokio::test]
 async fn a_round_goes_on_after_a_restart() {
-    let fixture = Fixture::start();
-    let gateway = fixture.gateway("");
+    let fixture = Fixture::start("modern");
+    let gateway = gateway(&fixture, "");
     let before = gateway.http().await;
 
     let asked = call(&before, ROUNDS, None, json!({})).await;

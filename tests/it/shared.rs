@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use ultra_tests::fixture::Fixture;
 use ultra_tests::http::{Endpoint, HttpSession};
 use ultra_tests::session::PATIENCE;
 use ultra_tests::{Fake, Ultra, process};
@@ -60,6 +61,23 @@ async fn one_process_serves_every_client_and_knows_none_of_them() {
 }
 
 #[tokio::test]
+async fn on_stdio_both_eras_have_one_process_in_common() {
+    let ultra = Ultra::setup().shared_upstream(&Fake::new("up")).start();
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+
+    let modern = ultra.request("tools/call", json!({"name": "up__pid", "_meta": meta})).await;
+    ultra.initialize(json!({})).await;
+    let legacy = ultra.call_tool("up__pid", json!({})).await;
+
+    let pid = |answer: &ultra_tests::Message| answer.result()["structuredContent"]["pid"].clone();
+    assert!(pid(&modern).is_u64());
+    assert_eq!(pid(&modern), pid(&legacy));
+}
+
+#[tokio::test]
 async fn progress_reaches_whoever_made_the_call_and_nobody_else() {
     let (_ultra, http) = start().await;
     let (first, second) = (http.session(json!({})).await, http.session(json!({})).await);
@@ -93,11 +111,11 @@ async fn updates_reach_those_who_subscribed_and_the_server_hears_of_the_first_an
     first.call_tool("up__touch", counter.clone()).await;
     first.call_tool("up__touch", note.clone()).await;
     let method = "notifications/resources/updated";
-    let of_first = [streams[0].notification(method).await, streams[0].notification(method).await];
-    let of_second = streams[1].notification(method).await;
+    let of_first = [streams[0].until(method).await, streams[0].until(method).await];
+    let of_second = streams[1].until(method).await;
     first.request("resources/unsubscribe", note.clone()).await;
     second.call_tool("up__touch", note.clone()).await;
-    let again = streams[1].notification(method).await;
+    let again = streams[1].until(method).await;
     second.request("resources/unsubscribe", note.clone()).await;
 
     assert_eq!(of_first.map(|message| message["params"].clone()), [counter.clone(), note.clone()]);
@@ -120,7 +138,7 @@ async fn changed_lists_are_announced_to_everybody() {
     first.call_tool("up__change-tools", json!({"count": 1})).await;
 
     for stream in &mut streams {
-        stream.notification("notifications/tools/list_changed").await;
+        stream.until("notifications/tools/list_changed").await;
     }
     let tools = second.request("tools/list", json!({})).await;
     assert!(tools.to_string().contains("up__added-0"), "{tools}");
@@ -146,7 +164,7 @@ async fn each_client_hears_log_messages_from_its_own_level_on() {
     for (stream, expected) in streams.iter_mut().zip([vec!["debug", "critical"], vec!["critical"]])
     {
         for level in expected {
-            let message = stream.notification("notifications/message").await;
+            let message = stream.until("notifications/message").await;
             assert_eq!(message["params"]["level"], level);
         }
     }
@@ -219,6 +237,71 @@ async fn a_server_that_falls_is_told_again_what_clients_want() {
     heard_times(ultra.dir(), "resources/subscribe", 2).await;
 }
 
+fn over_http(fixture: &Fixture) -> Ultra {
+    let upstream =
+        format!("upstream: {{ref: {{url: {}, enabled: true, shared: true}}}}", fixture.url);
+    Ultra::config("").yaml(&upstream).memory().http().start()
+}
+
+/// Over HTTP a server says which call its messages belong to.
+#[tokio::test]
+async fn what_a_server_logs_about_a_call_is_for_its_client_alone() {
+    let fixture = Fixture::start("legacy");
+    let ultra = over_http(&fixture);
+    let http = ultra.http().await;
+    let (caller, other) = (http.session(json!({})).await, http.session(json!({})).await);
+    let mut stream = other.listen().await;
+    for session in [&caller, &other] {
+        session.request("tools/list", json!({})).await;
+        session.request("logging/setLevel", json!({"level": "debug"})).await;
+    }
+    // The level is told before the call only if it had the time.
+    let logging = async || {
+        let params = json!({"name": "ref__test_tool_with_logging", "arguments": {}});
+        caller.send("tools/call", params).await.all().await
+    };
+
+    let heard = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let messages = logging().await;
+            if messages.len() > 1 {
+                return messages;
+            }
+        }
+    });
+    let heard = heard.await.unwrap();
+    caller.call_tool("ref__test_trigger_tool_change", json!({})).await;
+
+    assert_eq!(heard[0]["method"], "notifications/message");
+    let next = stream.next().await.unwrap();
+    assert_eq!(next["method"], "notifications/tools/list_changed", "{next}");
+}
+
+/// What a modern server asks belongs to a request, so that there is somebody to ask.
+#[tokio::test]
+async fn a_modern_server_asks_whoever_made_the_call() {
+    let fixture = Fixture::start("modern");
+    let ultra = over_http(&fixture);
+    let http = ultra.http().await;
+    let capabilities = json!({"elicitation": {}});
+    let (first, second) =
+        (http.session(capabilities.clone()).await, http.session(capabilities).await);
+    let tool = "ref__test_input_required_result_elicitation";
+    let ask = async |session: &HttpSession, name: &str| {
+        let params = json!({"name": tool, "arguments": {}});
+        let mut response = session.send("tools/call", params).await;
+        let question = response.until("elicitation/create").await;
+        let answer = json!({"action": "accept", "content": {"name": name}});
+        session.answer(&question, answer).await;
+        response.answer().await
+    };
+
+    let (first, second) = tokio::join!(ask(&first, "Ada"), ask(&second, "Grace"));
+
+    assert!(first.to_string().contains("Ada"), "{first}");
+    assert!(second.to_string().contains("Grace"), "{second}");
+}
+
 /// A session that nobody works in any more costs nothing for long, however many there are of them.
 #[tokio::test]
 async fn ten_thousand_abandoned_sessions_leave_nothing_behind() {
@@ -259,7 +342,7 @@ async fn ten_thousand_abandoned_sessions_leave_nothing_behind() {
     assert_eq!(pid(&http.session(json!({})).await).await, server);
     listening.request("logging/setLevel", json!({"level": "info"})).await;
     listening.call_tool("up__log", json!({"level": "error"})).await;
-    stream.notification("notifications/message").await;
+    stream.until("notifications/message").await;
     assert_eq!(process::pids_in(&ultra.dir().join("pids"), 1).await.len(), 1);
     let fakes = ultra.processes().into_iter().filter(|pid| is_fake(*pid)).count();
     assert_eq!(fakes, 1);

@@ -43,7 +43,10 @@ impl std::fmt::Debug for Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.began.drop_questions();
+        let asked = std::mem::take(&mut self.asked).into_iter().map(|(_, question)| question);
+        for question in asked.chain(self.began.refuse_questions()) {
+            question.give_up("its request has ended");
+        }
     }
 }
 
@@ -95,10 +98,11 @@ pub(crate) fn resume(
     let gone = || CallError::InvalidParams {
         reason: "the call that `requestState` names has ended; make the request anew".to_owned(),
     };
-    let elsewhere = || {
-        CallError::InvalidParams {
-        reason: "the call that `requestState` names waits at another gateway process, or at one that has ended; go on there, or make the request anew".to_owned(),
-    }
+    let elsewhere = || CallError::InvalidParams {
+        reason:
+            "the call that `requestState` names waits at another gateway process, or at one that \
+            has ended; go on there, or make the request anew"
+                .to_owned(),
     };
     let number = match place.seal.open(place.principal, place.upstream, request, &sealed)? {
         Inner::Parked { process, number } if process == place.seal.process => number,

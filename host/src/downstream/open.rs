@@ -104,10 +104,9 @@ impl OpenRequest {
         lock(&self.questions).get_or_insert_default();
     }
 
-    /// From now on, nobody takes what the upstream asks.
-    pub fn drop_questions(&self) {
-        let dropped = lock(&self.questions).take();
-        drop(dropped);
+    /// From now on, nobody takes what the upstream asks. Returns what nobody has taken.
+    pub fn refuse_questions(&self) -> Vec<Question> {
+        lock(&self.questions).take().unwrap_or_default()
     }
 
     /// Waits until the upstream asks something, and returns what it asked so far.

@@ -63,6 +63,11 @@ impl Question {
         &self.message
     }
 
+    /// Returns whether an upstream asks.
+    pub(super) fn is_of_upstream(&self) -> bool {
+        matches!(&self.asker, Asker::Upstream(_))
+    }
+
     /// Returns whether it came over this connection.
     pub(super) fn is_of(&self, asking: &Arc<Connection>) -> bool {
         matches!(&self.asker, Asker::Upstream(Asking(connection)) if Arc::ptr_eq(connection, asking))
@@ -100,6 +105,11 @@ impl Question {
                 let _ = answer.map(|answer| answer.send(into_result(outcome)));
             }
         }
+    }
+
+    /// Tells whoever asked that there will be no answer.
+    pub fn give_up(self, reason: &str) {
+        self.answer(Outcome::Rpc { json: reply::unanswered(reason) }, None);
     }
 
     /// Tells whoever asked that the client cannot be asked.

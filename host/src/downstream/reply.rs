@@ -122,6 +122,11 @@ pub(super) fn message_error(error: &MessageError) -> Bytes {
     object(code, &error.to_string(), json!({}))
 }
 
+/// Returns the error object for what an upstream asked and nobody will answer.
+pub(super) fn unanswered(reason: &str) -> Bytes {
+    object(INTERNAL_ERROR, &format!("the client gives no answer: {reason}"), json!({}))
+}
+
 /// Returns the error object for a request that cannot be met now.
 pub(super) fn invalid_request(text: &str) -> Bytes {
     object(INVALID_REQUEST, text, json!({}))

@@ -472,6 +472,9 @@ impl Session {
         let call = Call { aggregator, message: &message, target, open: &open };
         let (mut exchange, answer) = self.setup.gateway.handle(call, exchange).await;
         self.close_request(&id, &open);
+        if answer.is_none() {
+            self.give_up_for(&open);
+        }
         if let (Era::Modern, Some(Outcome::Result { json, .. })) =
             (self.era(), &mut exchange.outcome)
         {

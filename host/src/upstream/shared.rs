@@ -346,7 +346,72 @@ impl Upstream {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::time::sleep;
+    use ultra_store::{MemoryOptions, MemoryStore};
+
     use super::*;
+    use crate::upstream::{Endpoint, Program};
+
+    struct Nobody;
+
+    impl Listener for Nobody {
+        fn outbox(&self) -> Option<&Outbox> {
+            None
+        }
+
+        fn message(&self, _: &Arc<Upstream>, _: &Arc<Connection>, _: Message, _: Belongs) {}
+
+        fn ready(&self, _: &Arc<Upstream>, _: &Arc<Connection>) {}
+
+        fn listing_changed(&self, _: &Arc<Upstream>) {}
+
+        fn connection_lost(&self, _: &Arc<Connection>) {}
+    }
+
+    fn definition() -> Definition {
+        let program = Program {
+            command: "/none".to_owned(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            inherited: Arc::default(),
+            cwd: None,
+        };
+        let endpoint = Endpoint::Stdio(program);
+        Definition { name: "up".into(), endpoint, era: None, is_shared: true }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_ends_some_time_after_its_last_session() {
+        let surroundings = Surroundings::of_gateway(
+            Arc::new(Guard::new("/none".into())),
+            Arc::new(MemoryStore::new(MemoryOptions::default())),
+            Redactor::new(Vec::new()),
+            CancellationToken::new(),
+            IDLE_TIMEOUT,
+            Arc::default(),
+        );
+        let (_changes, definitions) = watch::channel([definition()].into());
+        let pool = Pool::new(surroundings, definitions);
+        let nobody: Arc<dyn Listener> = Arc::new(Nobody);
+        let join =
+            |session: &str| pool.join(&definition(), &session.into(), Arc::downgrade(&nobody));
+
+        let upstream = join("one");
+        assert!(Arc::ptr_eq(&upstream, &join("two")));
+        pool.leave(&"one".into());
+        sleep(IDLE_TIMEOUT * 2).await;
+        assert!(!upstream.ending.is_cancelled(), "it is used");
+        pool.leave(&"two".into());
+        sleep(IDLE_TIMEOUT / 2).await;
+        assert!(Arc::ptr_eq(&upstream, &join("three")), "it may be used again");
+        pool.leave(&"three".into());
+        sleep(IDLE_TIMEOUT + Duration::from_secs(1)).await;
+
+        assert!(upstream.ending.is_cancelled());
+        assert!(!Arc::ptr_eq(&upstream, &join("four")));
+    }
 
     fn wants(resources: &[&'static str], level: Option<&[u8]>) -> Wants {
         let resources = resources.iter().map(|uri| Bytes::from_static(uri.as_bytes())).collect();

@@ -53,7 +53,7 @@ fn every_key_is_read() {
     let config = config(
         r#"
 version: "1"
-server: {name: mine, log_level: debug, call_timeout: 1h30m}
+server: {name: mine, log_level: debug, call_timeout: 1h30m, http_sessions_max: 5, http_session_idle: 10s, seal_key: "${TOKEN}-and-20-characters-more"}
 upstream:
   zeta:
     command: ~/bin/zeta
@@ -61,6 +61,7 @@ upstream:
     env: {PORT: 8080, TOKEN: "${TOKEN}", LITERAL: "$${TOKEN}"}
     cwd: work
     enabled: true
+    shared: true
     description: The last letter
   alpha:
     url: https://example.com/mcp
@@ -90,11 +91,16 @@ hub: {enabled: true, anything: [1]}
 
     assert_eq!(config.warnings, []);
     assert_eq!(config.server.call_timeout, Duration::from_secs(5_400));
+    assert_eq!(config.server.http_sessions_max, 5);
+    assert_eq!(config.server.http_session_idle, Duration::from_secs(10));
+    let seal_key = config.server.seal_key.as_ref().unwrap().expose();
+    assert_eq!(seal_key, "s3cret-token-and-20-characters-more");
     let [zeta, alpha] = &config.upstreams[..] else { panic!("{:?}", config.upstreams) };
     assert_eq!(
         (&*zeta.name, zeta.enabled, zeta.description.as_deref()),
         ("zeta", true, Some("The last letter"))
     );
+    assert_eq!((zeta.shared, alpha.shared), (true, false));
     let Endpoint::Stdio { command, args, env, cwd } = &zeta.endpoint else { panic!("{zeta:?}") };
     assert_eq!(command, "/home/ada/bin/zeta");
     assert_eq!(args, &["-p", "8080", "s3cret-token", "1.0", "true"]);
@@ -204,6 +210,26 @@ hub: [1]
     19:42: `observability.protocol` cannot be `udp` (one of `grpc`, `http`)
     20:6: `hub` must be a mapping, not a list (write `key: value` lines, indented)
     "#);
+}
+
+#[test]
+fn what_keeps_clients_out_or_secrets_open_is_a_problem() {
+    insta::assert_snapshot!(problems(
+        "server: {http_sessions_max: 0, http_session_idle: soon, seal_key: \"${TOKEN}\"}\nupstream: {a: {command: x, shared: 1}}\n"
+    ), @r"
+    1:29: `server.http_sessions_max` is 0 (a client needs at least 1)
+    1:51: `server.http_session_idle` must be a duration, not `soon` (such as `30s`, `5m`, `1h30m` or `30d`)
+    1:67: `server.seal_key` has less than 32 characters (such as the output of `openssl rand -hex 32`)
+    2:36: `upstream.a.shared` must be true or false (write `true` or `false`, without quotes)
+    ");
+}
+
+/// Commands that start nothing need no secrets.
+#[test]
+fn a_key_is_not_looked_at_where_nothing_is_sealed() {
+    let read = validate("server: {seal_key: \"${GONE}\"}", None, &environment(), Variables::Keep);
+
+    assert_eq!(read.unwrap().server.seal_key.unwrap().expose(), "${GONE}");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! What the client is asked, until it answers.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Session;
 use crate::bridge;
@@ -30,6 +31,10 @@ pub(super) struct Asked {
     progress_token: Option<Bytes>,
     /// Where it was asked.
     reply_to: Option<ReplyTo>,
+    /// The request it is asked for, where that is known.
+    request: Weak<OpenRequest>,
+    /// Gives it up when it takes too long.
+    _timer: Option<AbortOnDropHandle<()>>,
 }
 
 /// Withdraws what the client was asked when nobody waits for the answer any more.
@@ -80,16 +85,19 @@ impl Session {
         }
     }
 
-    /// Asks the client on behalf of an upstream.
+    /// Asks the client on behalf of an upstream. If `is_certain`, it is asked for `origin` and no other
+    /// request.
     pub(super) fn ask(
         &self,
         upstream: &Arc<str>,
         connection: &Arc<Connection>,
         message: Message,
-        origin: Option<&OpenRequest>,
+        origin: Option<&Arc<OpenRequest>>,
+        is_certain: bool,
     ) {
         if let Some(question) = self.show(upstream, Question::of_upstream(connection, message)) {
-            self.put(question, origin);
+            let request = origin.filter(|_| is_certain).map(Arc::downgrade).unwrap_or_default();
+            self.put(question, origin.map(|origin| &**origin), request);
         }
     }
 
@@ -103,7 +111,9 @@ impl Session {
     ) -> Result<Bytes, CallError> {
         let (question, answered) = Question::of_request(method, params)
             .map_err(|error| CallError::InvalidParams { reason: error.to_string() })?;
-        let id = self.show(upstream, question).and_then(|question| self.put(question, Some(open)));
+        let id = self
+            .show(upstream, question)
+            .and_then(|question| self.put(question, Some(open), Weak::new()));
         let _waiting = Waiting { session: self, id };
         tokio::select! {
             answered = timeout(ANSWER_TIMEOUT, answered) => match answered {
@@ -142,7 +152,12 @@ impl Session {
 
     /// Puts a question to the client. Returns the id under which it was asked, if it can be asked at
     /// any time.
-    fn put(&self, question: Question, origin: Option<&OpenRequest>) -> Option<u64> {
+    fn put(
+        &self,
+        question: Question,
+        origin: Option<&OpenRequest>,
+        request: Weak<OpenRequest>,
+    ) -> Option<u64> {
         if self.era() == Era::Modern {
             // It can be asked only in answer to something it asked itself.
             let method = question.message().method().into_owned();
@@ -161,12 +176,16 @@ impl Session {
         let params = message.body();
         let token = json::at_path(&params, &["_meta", "progressToken"]);
         let reply_to = origin.map(OpenRequest::reply_to);
+        let number = self.last_asked.fetch_add(1, Ordering::Relaxed) + 1;
+        // A request of the client's own has a time limit of its own.
+        let timer = question.is_of_upstream().then(|| self.give_up_later(number));
         let asked = Asked {
             question,
+            request,
+            _timer: timer,
             progress_token: token.clone().map(|range| Bytes::copy_from_slice(&params[range])),
             reply_to: reply_to.clone(),
         };
-        let number = self.last_asked.fetch_add(1, Ordering::Relaxed) + 1;
         {
             let mut all = lock(&self.asked);
             if all.len() >= ASKED_MAX {
@@ -182,23 +201,131 @@ impl Session {
         Some(number)
     }
 
-    /// Tells the client that what it was asked is withdrawn, or that whoever asked is gone.
+    fn give_up_later(&self, id: u64) -> AbortOnDropHandle<()> {
+        let session = Weak::clone(&self.itself);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            sleep(ANSWER_TIMEOUT).await;
+            if let Some(session) = session.upgrade() {
+                session.give_up(|this, _| this == id, "it took too long");
+            }
+        }))
+    }
+
+    /// Gives up what was asked for a request that nobody waits for any more.
+    pub(super) fn give_up_for(&self, request: &Arc<OpenRequest>) {
+        self.give_up(
+            |_, asked| std::ptr::eq(asked.request.as_ptr(), Arc::as_ptr(request)),
+            "its request has ended",
+        );
+    }
+
+    /// Takes back what the client was asked, and tells whoever asked that there will be no answer.
+    fn give_up(&self, which: impl Fn(u64, &Asked) -> bool, reason: &str) {
+        let params = |id| format!(r#"{{"requestId":{id},"reason":"{reason}"}}"#).into_bytes();
+        for question in self.withdraw(which, params) {
+            question.give_up(reason);
+        }
+    }
+
+    /// Takes back what the client was asked. Returns what that was.
     pub(super) fn withdraw(
         &self,
         which: impl Fn(u64, &Asked) -> bool,
         params: impl Fn(u64) -> Vec<u8>,
-    ) {
+    ) -> Vec<Question> {
         let withdrawn: Vec<_> = {
             let mut asked = lock(&self.asked);
             asked.extract_if(|id, asked| which(*id, asked)).collect()
         };
-        for (id, Asked { reply_to, .. }) in withdrawn {
+        let tell = |(id, Asked { question, reply_to, .. })| {
             let line = mcp::notification_line("notifications/cancelled", &params(id));
             self.send_by(reply_to.as_ref(), &[line.into()]);
-        }
+            question
+        };
+        withdrawn.into_iter().map(tell).collect()
     }
 }
 
 fn number(raw: &[u8]) -> Option<u64> {
     std::str::from_utf8(raw).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
+    use ultra_store::{MemoryOptions, MemoryStore, Redactor, Store};
+
+    use super::*;
+    use crate::aggregator::Naming;
+    use crate::downstream::Setup;
+    use crate::downstream::channel::Channel;
+    use crate::gateway::Gateway;
+    use crate::upstream::{Guard, Pool, Surroundings};
+    use crate::wire::{Outbox, Outlet};
+
+    fn setup() -> Setup {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(MemoryOptions::default()));
+        let guard = Arc::new(Guard::new("/none".into()));
+        let redactor = Redactor::new(Vec::new());
+        let (shutdown, timeout) = (CancellationToken::new(), Duration::from_secs(60));
+        let surroundings = Surroundings::of_gateway(
+            Arc::clone(&guard),
+            Arc::clone(&store),
+            redactor.clone(),
+            shutdown.clone(),
+            timeout,
+            Arc::default(),
+        );
+        let (_, upstreams) = watch::channel(Vec::new().into());
+        Setup {
+            gateway: Gateway::new(watch::channel(None).1),
+            server_name: "ultra".to_owned(),
+            pool: Pool::new(surroundings, upstreams.clone()),
+            upstreams,
+            only: None,
+            naming: Naming::Prefixed,
+            guard,
+            store,
+            redactor,
+            stopping: shutdown.clone(),
+            shutdown,
+            call_timeout: timeout,
+            rush: Arc::default(),
+            http_sessions_max: 1,
+            http_session_idle: timeout,
+            seal: Arc::default(),
+            subject: None,
+            exporter: None,
+        }
+    }
+
+    async fn written(outbox: &Outbox) -> String {
+        outbox.close();
+        let mut written = Vec::new();
+        outbox.write_to(&mut written).await.unwrap();
+        String::from_utf8(written).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_client_never_answers_is_given_up() {
+        let client = Arc::new(Outbox::default());
+        let server = Arc::new(Outbox::default());
+        let outlet: Arc<dyn Outlet> = Arc::<Outbox>::clone(&server);
+        let connection = Arc::new(Connection::new("up".into(), outlet));
+        let session = Session::new(setup(), Channel::Lines(Arc::clone(&client)));
+        let question = r#"{"jsonrpc":"2.0","id":"q","method":"roots/list"}"#;
+
+        let question = Message::parse(Bytes::from(question)).unwrap();
+        session.ask(&"up".into(), &connection, question, None, false);
+        sleep(ANSWER_TIMEOUT + Duration::from_secs(1)).await;
+
+        insta::assert_snapshot!(written(&client).await, @r#"
+        {"jsonrpc":"2.0","id":1,"method":"roots/list"}
+        {"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1,"reason":"it took too long"}}
+        "#);
+        insta::assert_snapshot!(written(&server).await, @r#"{"jsonrpc":"2.0","id":"q","error":{"code":-32603,"data":{"gateway":"ultra"},"message":"the client gives no answer: it took too long"}}"#);
+        assert!(lock(&session.asked).is_empty());
+    }
 }

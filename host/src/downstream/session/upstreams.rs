@@ -168,12 +168,14 @@ impl Listener for Session {
                     .send(&[mcp::result_line(&message.id().unwrap_or_default(), b"{}").into()]);
             }
             Kind::Request => {
-                let origin = match belongs {
-                    Belongs::To(origin) => Some(origin),
-                    Belongs::Unknown | Belongs::Ours => guess(),
+                let (origin, is_certain) = match belongs {
+                    Belongs::To(origin) => (Some(origin), true),
+                    Belongs::Unknown | Belongs::Ours => {
+                        (guess(), connection.only_origin().is_some())
+                    }
                 };
                 let origin = origin.and_then(request_of);
-                self.ask(&upstream.name, connection, message, origin.as_deref());
+                self.ask(&upstream.name, connection, message, origin.as_ref(), is_certain);
             }
             Kind::Notification => {
                 if upstream.is_shared()
