@@ -317,6 +317,9 @@ impl Aggregator {
     /// Sends a request to an upstream and waits for the answer, whatever eras both live in.
     pub async fn forward(&self, request: &Forward<'_>) -> Result<Answer, CallError> {
         let mut again = false;
+        if request.open.meta().is_some() && bridge::is_signing_in(request.params) {
+            request.upstream.signed_in().await;
+        }
         loop {
             let connection = request.upstream.connection().await?;
             match self.forward_over(&connection, request).await {
@@ -354,7 +357,7 @@ impl Aggregator {
             }
             (None, Era::Modern) => self.by_rounds(connection, request).await?,
             (Some(_), Era::Modern) => {
-                let params = bridge::open_state(&place)?;
+                let params = bridge::without_sign_in(&bridge::open_state(&place)?);
                 let (outcome, response) =
                     answer(self.once(connection, request, &params, unchanged).await?);
                 match outcome {
@@ -515,6 +518,12 @@ impl Aggregator {
         if learned.tasks.len() < LEARNED_MAX {
             learned.tasks.insert(id, Arc::clone(upstream));
         }
+    }
+
+    /// Returns whether the client declared a capability, and one below it.
+    pub fn client_can(&self, capability: &str, part: &str) -> bool {
+        let path = ["capabilities", capability, part];
+        json::at_path(&self.surroundings.initialize, &path).is_some()
     }
 
     /// Returns the result of a list method from the catalog.

@@ -6,7 +6,7 @@
 mod asked;
 mod upstreams;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
@@ -98,6 +98,8 @@ pub struct Session {
     open: Mutex<HashMap<Bytes, Arc<OpenRequest>>>,
     asked: Mutex<HashMap<u64, Asked>>,
     last_asked: AtomicU64,
+    /// Where its user was asked to sign in.
+    signing_in: Mutex<HashSet<String>>,
     /// An upstream lists something else than before.
     lists_changed: Notify,
     pub(super) listening: Mutex<Vec<Listening>>,
@@ -132,6 +134,7 @@ impl Session {
             open: Mutex::default(),
             asked: Mutex::default(),
             last_asked: AtomicU64::new(0),
+            signing_in: Mutex::default(),
             lists_changed: Notify::new(),
             listening: Mutex::default(),
             parked: bridge::Parking::default(),
@@ -446,6 +449,11 @@ impl Session {
         let call = Call { aggregator, message: &message, target, open: &open };
         let (mut exchange, answer) = self.setup.gateway.handle(call, exchange).await;
         self.close_request(&id, &open);
+        if let Some(Outcome::Failed(CallError::Upstream(error))) = &exchange.outcome
+            && let Some(asked) = self.ask_to_sign_in(client, &exchange, error)
+        {
+            exchange.outcome = Some(asked);
+        }
         if let (Era::Modern, Some(Outcome::Result { json, .. })) =
             (self.era(), &mut exchange.outcome)
         {
