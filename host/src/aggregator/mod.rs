@@ -359,7 +359,7 @@ impl Aggregator {
             (Some(_), Era::Modern) => {
                 let params = bridge::without_sign_in(&bridge::open_state(&place)?);
                 let (outcome, response) =
-                    answer(self.once(connection, request, &params, unchanged).await?);
+                    answer(self.with_headers(connection, request, &params, unchanged).await?);
                 match outcome {
                     Outcome::Result { json, tool_error } => {
                         let json = bridge::seal_state(&place, &json);
@@ -432,7 +432,7 @@ impl Aggregator {
         loop {
             let (sender, level) = (Arc::clone(upstream), level.clone());
             let translate = move |params: Bytes| sender.modern(&params, level.as_deref());
-            let message = self.once(connection, request, &params, translate).await?;
+            let message = self.with_headers(connection, request, &params, translate).await?;
             if !bridge::is_input_required(&message) {
                 let (outcome, response) = answer(message);
                 let outcome = match outcome {
@@ -446,6 +446,28 @@ impl Aggregator {
             params = bridge::next_round(&upstream.name, round, &params, &message, open).await?;
             round += 1;
         }
+    }
+
+    /// Does as [`Self::once`] for a server of the modern era. One that wants other headers than we knew of
+    /// has refused the call before it looked at it, so its tools are listed anew and it is called again
+    /// (2026-07-28, basic/transports).
+    async fn with_headers(
+        &self,
+        connection: &Arc<Connection>,
+        request: &Forward<'_>,
+        params: &Bytes,
+        translate: impl FnOnce(Bytes) -> Bytes + Clone + Send + 'static,
+    ) -> Result<Message, UpstreamError> {
+        let answer = self.once(connection, request, params, translate.clone()).await?;
+        let is_refused = answer.is_error()
+            && answer.body_member("code") == Some(modern::HEADER_MISMATCH.to_string().as_bytes());
+        if is_refused
+            && request.method == "tools/call"
+            && request.upstream.mirror_anew(connection).await
+        {
+            return self.once(connection, request, params, translate).await;
+        }
+        Ok(answer)
     }
 
     /// Sends a request as it is but for what is ours in it, and waits for the answer.
