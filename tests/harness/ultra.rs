@@ -58,6 +58,7 @@ pub struct Setup {
     rest: String,
     storage: Option<Value>,
     args: Vec<OsString>,
+    env: Vec<(String, OsString)>,
 }
 
 impl Setup {
@@ -75,6 +76,7 @@ impl Setup {
             rest: rest.to_owned(),
             storage: Some(storage),
             args: Vec::new(),
+            env: Vec::new(),
         }
     }
 
@@ -148,6 +150,13 @@ impl Setup {
         self
     }
 
+    /// Sets an environment variable of the gateway.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
     /// Returns the directory of this test.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -189,6 +198,7 @@ impl Setup {
             .env("XDG_DATA_HOME", dir.join("data"))
             .env("XDG_STATE_HOME", dir.join("state"))
             .env(MARK, &self.mark)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(dir);
     }
 

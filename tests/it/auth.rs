@@ -4,6 +4,7 @@ mod commands;
 mod processes;
 mod real;
 mod refusals;
+mod url_elicitation;
 
 use std::sync::Arc;
 use std::time::Duration;

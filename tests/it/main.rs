@@ -7,6 +7,7 @@ mod conformance;
 mod cross_talk;
 mod differential;
 mod fake;
+mod header_mismatch;
 mod http;
 mod inbound;
 mod interceptors;

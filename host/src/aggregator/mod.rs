@@ -329,6 +329,13 @@ impl Aggregator {
     /// Sends a request to an upstream and waits for the answer, whatever eras both live in.
     pub async fn forward(&self, request: &Forward<'_>) -> Result<Answer, CallError> {
         let mut again = false;
+        let has = |key| request.message.body_member(key).is_some();
+        if request.open.meta().is_some()
+            && has("inputResponses")
+            && bridge::is_signing_in(request.params)
+        {
+            request.upstream.signed_in().await;
+        }
         loop {
             let connection = request.upstream.connection().await?;
             match self.forward_over(&connection, request).await {
@@ -371,9 +378,9 @@ impl Aggregator {
                 (self.named(&place, upstream, outcome), response)
             }
             (Some(_), Era::Modern) => {
-                let params = bridge::open_state(&place)?;
+                let params = bridge::without_sign_in(&bridge::open_state(&place)?);
                 let (outcome, response) =
-                    answer(self.once(connection, request, &params, unchanged).await?);
+                    answer(self.with_headers(connection, request, &params, unchanged).await?);
                 let outcome = match outcome {
                     Outcome::Result { json, tool_error } => {
                         Outcome::Result { json: bridge::seal_state(&place, &json), tool_error }
@@ -383,7 +390,10 @@ impl Aggregator {
                 (self.named(&place, upstream, outcome), response)
             }
             (Some(meta), Era::Legacy) => {
-                let running = match bridge::resume(&place, open)? {
+                // As it was sent: there the members are known, and need not be looked for.
+                let goes_on = request.message.body_member("requestState").is_some();
+                let resumed = if goes_on { bridge::resume(&place, open)? } else { None };
+                let running = match resumed {
                     Some(running) => running,
                     None => {
                         if let Some(level) = &meta.log_level {
@@ -443,7 +453,7 @@ impl Aggregator {
         let aggregator = session.aggregator().cloned().ok_or(CallError::Cancelled)?;
         let (connection, upstream) = (Arc::clone(connection), Arc::clone(request.upstream));
         let (message, open) = (request.message.clone(), Arc::clone(request.open));
-        let (method, params) = (request.method.to_owned(), request.params.clone());
+        let (method, params) = (request.method.to_owned(), bridge::without_sign_in(request.params));
         let edit = request.edit.clone();
         Ok(async move {
             let (upstream, message, open) = (&upstream, &message, &open);
@@ -473,7 +483,7 @@ impl Aggregator {
                 true => params,
                 false => sender.modern(&params, level.as_deref()),
             };
-            let message = self.once(connection, request, &params, translate).await?;
+            let message = self.with_headers(connection, request, &params, translate).await?;
             if !bridge::is_input_required(&message) {
                 let (outcome, response) = answer(message);
                 let outcome = match outcome {
@@ -487,6 +497,28 @@ impl Aggregator {
             params = bridge::next_round(&upstream.name, round, &params, &message, open).await?;
             round += 1;
         }
+    }
+
+    /// Does as [`Self::once`] for a server of the modern era. One that wants other headers than we knew of
+    /// has refused the call before it looked at it, so its tools are listed anew and it is called again
+    /// (2026-07-28, basic/transports).
+    async fn with_headers(
+        &self,
+        connection: &Arc<Connection>,
+        request: &Forward<'_>,
+        params: &Bytes,
+        translate: impl FnOnce(Bytes) -> Bytes + Clone + Send + 'static,
+    ) -> Result<Message, UpstreamError> {
+        let answer = self.once(connection, request, params, translate.clone()).await?;
+        let is_refused = answer.is_error()
+            && answer.body_member("code") == Some(modern::HEADER_MISMATCH.to_string().as_bytes());
+        if is_refused
+            && request.method == "tools/call"
+            && request.upstream.mirror_anew(connection).await
+        {
+            return self.once(connection, request, params, translate).await;
+        }
+        Ok(answer)
     }
 
     /// Sends a request as it is but for what is ours in it, and waits for the answer.
@@ -563,6 +595,12 @@ impl Aggregator {
 
     fn knows_task(&self, id: &str) -> bool {
         lock(&self.learned).tasks.contains_key(id)
+    }
+
+    /// Returns whether the client declared a capability, and one below it.
+    pub fn client_can(&self, capability: &str, part: &str) -> bool {
+        let path = ["capabilities", capability, part];
+        json::at_path(&self.surroundings.initialize, &path).is_some()
     }
 
     /// Returns the result of a list method from the catalog.

@@ -5,6 +5,7 @@
 mod parking;
 mod rounds;
 mod seal;
+mod sign_in;
 
 use bytes::Bytes;
 
@@ -13,6 +14,8 @@ pub(crate) use parking::{Place, outcome, resume, start};
 pub(crate) use rounds::{is_input_required, next_round};
 pub use seal::Seal;
 pub(crate) use seal::{open_state, seal_state};
+pub use sign_in::{SIGN_IN, was_asked_to_sign_in};
+pub(crate) use sign_in::{is_signing_in, without_sign_in};
 
 use crate::downstream::OpenRequest;
 use crate::mcp::{Era, Level, Message, edit, json, modern};

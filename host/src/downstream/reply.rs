@@ -5,8 +5,10 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
-use crate::mcp::{Era, JsonError, Message, MessageError, modern};
+use crate::bridge::SIGN_IN;
+use crate::mcp::{self, Era, JsonError, Message, MessageError, modern};
 use crate::pipeline::{CallError, Outcome, StageError};
 use crate::upstream::UpstreamError;
 
@@ -20,6 +22,8 @@ const METHOD_NOT_FOUND: i32 = -32601;
 const INVALID_PARAMS: i32 = -32602;
 /// JSON-RPC.
 const INTERNAL_ERROR: i32 = -32603;
+/// MCP 2025-11-25, client/elicitation.
+const URL_ELICITATION_REQUIRED: i32 = -32042;
 /// MCP up to 2025-11-25, server/resources.
 const RESOURCE_NOT_FOUND: i32 = -32002;
 /// Ours. Below -32009, because SDKs use the numbers before for their own faults, and above -32020,
@@ -79,6 +83,40 @@ pub(super) fn call_error(error: &CallError, era: Era) -> Bytes {
         CallError::Cancelled | CallError::NoPipeline => object(INTERNAL_ERROR, &text, json!({})),
         CallError::Busy { .. } => object(BUSY, &text, json!({"executed": "no"})),
     }
+}
+
+/// Returns what asks a client that can open URLs to have its user sign in to an upstream: an error up to
+/// 2025-11-25, and the result of a call from 2026-07-28.
+pub(super) fn sign_in(upstream: &str, url: &str, era: Era) -> Outcome {
+    let message = format!("Sign in to the server `{upstream}`, and this can go on.");
+    let mut params = json!({"mode": "url", "message": message, "url": url});
+    match era {
+        Era::Legacy => {
+            params["elicitationId"] = elicitation_id(url).into();
+            let data = json!({
+                "upstream": upstream, "signIn": url, "executed": "no", "elicitations": [params],
+            });
+            let text = format!("upstream `{upstream}` wants you to sign in");
+            Outcome::Rpc { json: object(URL_ELICITATION_REQUIRED, &text, data) }
+        }
+        Era::Modern => {
+            let question = json!({"method": "elicitation/create", "params": params});
+            let result =
+                json!({"resultType": "input_required", "inputRequests": {SIGN_IN: question}});
+            Outcome::Result { json: result.to_string().into(), tool_error: false }
+        }
+    }
+}
+
+/// Returns the notification that somebody has signed in there (2025-11-25, client/elicitation).
+pub(super) fn signed_in(url: &str) -> Bytes {
+    let params = json!({"elicitationId": elicitation_id(url)}).to_string();
+    mcp::notification_line("notifications/elicitation/complete", params.as_bytes()).into()
+}
+
+/// Returns the id of what the user does at a URL. Whoever is sent there again does the same.
+fn elicitation_id(url: &str) -> String {
+    Sha256::digest(url)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Returns the error object for a request of a revision that is not spoken here.

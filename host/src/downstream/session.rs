@@ -5,9 +5,10 @@
 
 mod asked;
 mod shown;
+mod sign_in;
 mod upstreams;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
@@ -104,6 +105,8 @@ pub struct Session {
     open: Mutex<HashMap<Bytes, Arc<OpenRequest>>>,
     asked: Mutex<HashMap<u64, Asked>>,
     last_asked: AtomicU64,
+    /// Where its user was asked to sign in.
+    signing_in: Mutex<HashSet<String>>,
     /// An upstream lists something else than before.
     lists_changed: Notify,
     /// Nobody waits for the calls that are still open.
@@ -140,6 +143,7 @@ impl Session {
             open: Mutex::default(),
             asked: Mutex::default(),
             last_asked: AtomicU64::new(0),
+            signing_in: Mutex::default(),
             lists_changed: Notify::new(),
             ended: CancellationToken::new(),
             listening: Mutex::default(),
@@ -474,6 +478,11 @@ impl Session {
         self.close_request(&id, &open);
         if answer.is_none() {
             self.give_up_for(&open);
+        }
+        if let Some(Outcome::Failed(CallError::Upstream(error))) = &exchange.outcome
+            && let Some(asked) = self.ask_to_sign_in(client, &exchange, error)
+        {
+            exchange.outcome = Some(asked);
         }
         if let (Era::Modern, Some(Outcome::Result { json, .. })) =
             (self.era(), &mut exchange.outcome)

@@ -383,6 +383,25 @@ impl Upstream {
         }
     }
 
+    /// Looks anew which arguments the server wants to see in headers. Returns whether that is known now.
+    pub async fn mirror_anew(&self, connection: &Connection) -> bool {
+        let Some(listing) = self.listing().filter(|_| self.transport == "http") else {
+            return false;
+        };
+        match self.list(connection, &listing, ListKind::Tools).await {
+            Ok(mut tools) => {
+                *lock(&self.mirror) = Arc::new(Mirror::of(&self.name, &mut tools, true));
+                // The client shall know as well.
+                self.stale(&[ListKind::Tools]);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(upstream = %self.name, %error, "the tools cannot be listed anew");
+                false
+            }
+        }
+    }
+
     fn publish(self: &Arc<Self>, listing: &Listing, listener: &Arc<dyn Listener>) {
         let changed = self.listing().is_none_or(|before| *before != *listing);
         if changed {

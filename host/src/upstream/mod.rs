@@ -36,7 +36,7 @@ use crate::pipeline::Caller;
 use crate::rush::Rush;
 use crate::wire::Outbox;
 use handshake::START_TIMEOUT;
-use http::Mirror;
+use http::{Mirror, SignedIn};
 use keeper::ENDING;
 
 /// So many servers are started at the same time. Most only wait for something while they start.
@@ -44,6 +44,9 @@ const STARTS_MAX: usize = 32;
 
 /// An upstream that is to end looks so often whether its calls have.
 const RETIRE_PERIOD: Duration = Duration::from_millis(100);
+
+/// After somebody has signed in, it takes no longer than this until the server is tried again.
+const TAKEN_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why an upstream gave no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -228,8 +231,8 @@ pub struct Upstream {
     /// Lists the server announced a change of, and a bell for whoever looks.
     stale: Mutex<Vec<ListKind>>,
     went_stale: Notify,
-    /// Somebody signed in, so that it is worth to try again.
-    signed_in: Arc<Notify>,
+    /// When somebody signed in, it is worth to try again.
+    signed_in: Arc<SignedIn>,
     /// Which arguments of which tools go into HTTP headers.
     mirror: Arc<Mutex<Arc<Mirror>>>,
     /// What its sessions want to hear of, by their ids, and all of it together.
@@ -357,10 +360,25 @@ impl Upstream {
             timeout(START_TIMEOUT, state.wait_for(|state| !matches!(state, State::Starting))).await;
         match decided.map(|decided| decided.map(|state| state.clone())) {
             Ok(Ok(State::Ready(connection))) => Ok(connection),
-            Ok(Ok(State::Waiting { reason })) => Err(closed(&reason)),
+            Ok(Ok(State::Waiting { reason })) => Err(match self.signed_in.awaited() {
+                Some(url) => UpstreamError::SignIn {
+                    upstream: self.name.to_string(),
+                    url: url.as_ref().to_owned(),
+                },
+                None => closed(&reason),
+            }),
             Ok(Ok(State::Starting)) | Err(_) => Err(closed("it is still starting")),
             Ok(Ok(State::Stopped) | Err(_)) => Err(closed(ENDING)),
         }
+    }
+
+    /// Waits until somebody has signed in, or nobody can any more. Returns whether somebody has.
+    pub async fn signed_in(&self) -> bool {
+        let is_done = self.signed_in.ended().await;
+        let mut state = self.state.subscribe();
+        let taken_up = state.wait_for(|state| !matches!(state, State::Waiting { .. }));
+        let _ = timeout(TAKEN_UP_TIMEOUT, taken_up).await;
+        is_done
     }
 
     /// Notes that a list must be looked at again.

@@ -38,7 +38,7 @@ pub(super) async fn answer(request: Request<Incoming>, state: &Mutex<State>) -> 
             authorize(pairs(head.uri.query().unwrap_or_default().as_bytes()), &mut state)
         }
         (Method::POST, "/token") => token(pairs(&body), &head.headers, &mut state),
-        (Method::POST, "/mcp") => mcp(&head.headers, &mut state),
+        (Method::POST, "/mcp") => mcp(&head.headers, &body, &mut state),
         _ => plain(StatusCode::NOT_FOUND),
     }
 }
@@ -196,7 +196,7 @@ fn token(mut asked: Asked, headers: &HeaderMap, state: &mut State) -> Answer {
     document(StatusCode::OK, &answer)
 }
 
-fn mcp(headers: &HeaderMap, state: &mut State) -> Answer {
+fn mcp(headers: &HeaderMap, body: &[u8], state: &mut State) -> Answer {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = bearer.and_then(|value| value.strip_prefix("Bearer "));
     let behaviour = &state.behaviour;
@@ -212,7 +212,7 @@ fn mcp(headers: &HeaderMap, state: &mut State) -> Answer {
         ),
         Some(_) => {
             state.seen.calls += 1;
-            return document(StatusCode::OK, &json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
+            return message(body);
         }
     };
     let challenge = challenge.replace(r#" scope="""#, "");
@@ -228,4 +228,32 @@ fn mcp(headers: &HeaderMap, state: &mut State) -> Answer {
         .headers_mut()
         .insert(WWW_AUTHENTICATE, challenge.parse().expect("a challenge is a header value"));
     answer
+}
+
+/// Answers a message of the legacy era. There is one tool, `whoami`.
+fn message(body: &[u8]) -> Answer {
+    let message: Value = serde_json::from_slice(body).unwrap_or_default();
+    if message["id"].is_null() {
+        return plain(StatusCode::ACCEPTED);
+    }
+    let mut answer = json!({"jsonrpc": "2.0", "id": message["id"]});
+    match message["method"].as_str().unwrap_or_default() {
+        "initialize" => {
+            let info = json!({"name": "protected", "version": "1"});
+            answer["result"] = json!({
+                "protocolVersion": "2025-11-25", "capabilities": {"tools": {}}, "serverInfo": info,
+            });
+        }
+        "tools/list" => {
+            let tool = json!({"name": "whoami", "inputSchema": {"type": "object"}});
+            answer["result"] = json!({"tools": [tool]});
+        }
+        "tools/call" => {
+            answer["result"] = json!({"content": [{"type": "text", "text": "somebody"}]});
+        }
+        method => {
+            answer["error"] = json!({"code": -32601, "message": format!("no method `{method}`")});
+        }
+    }
+    document(StatusCode::OK, &answer)
 }

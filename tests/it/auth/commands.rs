@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -23,14 +23,20 @@ type Done = (Option<i32>, String, String);
 /// Writes a config with the server and a key file: not the keychain of whoever runs the tests.
 fn prepare(url: &str) -> (Setup, PathBuf, PathBuf) {
     let setup = Ultra::setup();
-    let (config, key) = (setup.dir().join("ultra.yaml"), setup.dir().join("key-file"));
+    let (config, key) = (setup.dir().join("ultra.yaml"), key_file(setup.dir()));
     let text = format!(
         "upstream:\n  it: {{url: '{url}', enabled: true}}\n  other: {{command: x, env: {{A: '${{NOT_SET}}'}}, enabled: true}}\n"
     );
     std::fs::write(&config, text).unwrap();
+    (setup, config, key)
+}
+
+/// Writes a key file.
+pub(super) fn key_file(dir: &Path) -> PathBuf {
+    let key = dir.join("key-file");
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&key).unwrap();
     file.write_all(&[7; 32]).unwrap();
-    (setup, config, key)
+    key
 }
 
 /// Returns a command, with a browser that nobody sees.

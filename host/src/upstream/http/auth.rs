@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use http::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use ultra_store::Redactor;
 
 use crate::auth::{Authorizer, Challenged, Refused, Secret, Server};
@@ -39,12 +39,62 @@ pub(super) struct Tokens {
     redactor: Redactor,
     /// The header last used, and the token it is made of.
     last: Mutex<Option<(Secret, HeaderValue)>>,
-    /// Somebody has signed in.
-    signed_in: Arc<Notify>,
+    signed_in: Arc<SignedIn>,
+}
+
+/// Whether somebody has to sign in, and has done so.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct SignedIn {
+    awaited: watch::Sender<Awaited>,
+    done: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Awaited {
+    /// Where somebody has to sign in.
+    url: Option<Arc<str>>,
+    /// Nobody has to any more, because somebody has.
+    is_done: bool,
+}
+
+impl SignedIn {
+    /// Waits until somebody has signed in, for whoever keeps the server there.
+    pub(in crate::upstream) async fn notified(&self) {
+        self.done.notified().await;
+    }
+
+    /// Returns where somebody has to sign in.
+    pub(in crate::upstream) fn awaited(&self) -> Option<Arc<str>> {
+        self.awaited.borrow().url.clone()
+    }
+
+    /// Waits until nobody has to sign in any more, and returns whether somebody has.
+    pub(in crate::upstream) async fn ended(&self) -> bool {
+        let mut awaited = self.awaited.subscribe();
+        let ended = awaited.wait_for(|awaited| awaited.url.is_none()).await;
+        ended.is_ok_and(|awaited| awaited.is_done)
+    }
+
+    fn begin(&self, url: &Arc<str>) {
+        self.awaited.send_replace(Awaited { url: Some(Arc::clone(url)), is_done: false });
+    }
+
+    fn end(&self, url: &Arc<str>, is_done: bool) {
+        if is_done {
+            self.done.notify_one();
+        }
+        self.awaited.send_if_modified(|awaited| {
+            let is_meant = awaited.url.as_ref() == Some(url);
+            if is_meant {
+                *awaited = Awaited { url: None, is_done };
+            }
+            is_meant
+        });
+    }
 }
 
 impl Tokens {
-    pub(super) fn new(auth: Option<Auth>, redactor: Redactor, signed_in: Arc<Notify>) -> Self {
+    pub(super) fn new(auth: Option<Auth>, redactor: Redactor, signed_in: Arc<SignedIn>) -> Self {
         Self { auth, redactor, last: Mutex::default(), signed_in }
     }
 
@@ -96,14 +146,15 @@ impl Tokens {
             Ok(Challenged::Retry) => Ok(true),
             Ok(Challenged::Forbidden) => Ok(false),
             Ok(Challenged::SignIn(sign_in)) => {
-                let url = sign_in.url().to_owned();
+                let url = Arc::<str>::from(sign_in.url());
+                let error = UpstreamError::SignIn {
+                    upstream: upstream.to_owned(),
+                    url: url.as_ref().to_owned(),
+                };
                 let signed_in = Arc::clone(&self.signed_in);
-                tokio::spawn(async move {
-                    if sign_in.done().await.is_ok() {
-                        signed_in.notify_one();
-                    }
-                });
-                Err(UpstreamError::SignIn { upstream: upstream.to_owned(), url })
+                signed_in.begin(&url);
+                tokio::spawn(async move { signed_in.end(&url, sign_in.done().await.is_ok()) });
+                Err(error)
             }
             Err(error) => {
                 let hint = error.hint().map_or_else(String::new, |hint| format!("; {hint}"));

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use ultra_store::Redactor;
 
-use super::auth::Tokens;
+use super::auth::{SignedIn, Tokens};
 use super::body::Body;
 use super::{Client, Mirror, Remote};
 use crate::lock;
@@ -113,7 +113,7 @@ impl Link {
         remote: Remote,
         mirror: Arc<Mutex<Arc<Mirror>>>,
         redactor: Redactor,
-        signed_in: Arc<Notify>,
+        signed_in: Arc<SignedIn>,
     ) -> (Arc<Self>, mpsc::Receiver<Heard>) {
         let (heard, hearing) = mpsc::channel(HEARD_MAX);
         let tokens = Tokens::new(remote.auth.clone(), redactor, signed_in);

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 pub use auth::Auth;
+pub(super) use auth::SignedIn;
 pub(super) use client::Client;
 pub(super) use link::{Heard, Link};
 pub(super) use mirror::Mirror;
