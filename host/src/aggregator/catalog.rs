@@ -196,10 +196,20 @@ fn text_member(item: &[u8], key: &str) -> Option<String> {
         .and_then(|range| json::string(&item[range]).map(std::borrow::Cow::into_owned))
 }
 
-/// Returns the `capabilities` and `instructions` to answer `initialize` with, as raw JSON.
+/// What upstreams say of themselves, as one server. All of it is raw JSON.
+pub struct Introduction {
+    /// Capabilities.
+    pub capabilities: String,
+    /// How to use it.
+    pub instructions: Option<String>,
+    /// Who it is, where that is not us.
+    pub info: Option<String>,
+}
+
+/// Returns what to answer `initialize` with.
 ///
 /// Upstreams that are not known yet may have anything, so that nothing of theirs is lost.
-pub fn merge(upstreams: &[Arc<Upstream>], era: Era) -> (String, Option<String>) {
+pub fn merge(upstreams: &[Arc<Upstream>], naming: Naming, era: Era) -> Introduction {
     let listings: Vec<_> =
         upstreams.iter().map(|upstream| (upstream, upstream.listing())).collect();
     let unknown = listings.iter().any(|(_, listing)| listing.is_none());
@@ -207,7 +217,22 @@ pub fn merge(upstreams: &[Arc<Upstream>], era: Era) -> (String, Option<String>) 
         .iter()
         .filter_map(|(upstream, listing)| Some((*upstream, listing.as_ref()?)))
         .collect();
-    (capabilities(&known, unknown, era), instructions(&known))
+    let capabilities = capabilities(&known, unknown, era);
+    match (naming, &known[..]) {
+        // By its own name in everything.
+        (Naming::Own, [(_, listing)]) => Introduction {
+            capabilities,
+            instructions: raw_member(&listing.initialize, &["instructions"]),
+            info: raw_member(&listing.initialize, &["serverInfo"])
+                .or_else(|| raw_member(&listing.initialize, &["_meta", modern::SERVER_INFO])),
+        },
+        _ => Introduction { capabilities, instructions: instructions(&known), info: None },
+    }
+}
+
+fn raw_member(json: &[u8], path: &[&str]) -> Option<String> {
+    let range = json::at_path(json, path)?;
+    Some(String::from_utf8_lossy(&json[range]).into_owned())
 }
 
 fn capabilities(known: &[(&Arc<Upstream>, &Arc<Listing>)], unknown: bool, era: Era) -> String {

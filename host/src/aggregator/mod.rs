@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 use ultra_store::Store;
 
-pub use catalog::{Catalog, Route, merge};
+pub use catalog::{Catalog, Introduction, Route, merge};
 
 use crate::bridge::{self, Place, Seal};
 use crate::downstream::OpenRequest;
@@ -236,14 +236,17 @@ impl Aggregator {
                 if name == builtin::STATUS && self.naming != Naming::Own {
                     return Ok(Target::Status);
                 }
-                let route = catalog.tool(&name).ok_or(CallError::Unknown { kind: "tool", name })?;
-                Ok(to_named(route, &["name"], range))
+                match catalog.tool(&name) {
+                    Some(route) => Ok(to_named(route, &["name"], range)),
+                    None => self.unlisted("tool", name),
+                }
             }
             "prompts/get" => {
                 let (range, name) = text(params, &["name"])?;
-                let route =
-                    catalog.prompt(&name).ok_or(CallError::Unknown { kind: "prompt", name })?;
-                Ok(to_named(route, &["name"], range))
+                match catalog.prompt(&name) {
+                    Some(route) => Ok(to_named(route, &["name"], range)),
+                    None => self.unlisted("prompt", name),
+                }
             }
             "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
                 let (_, uri) = text(params, &["uri"])?;
@@ -274,6 +277,15 @@ impl Aggregator {
                 Some(upstream) => Ok(Target::Upstream { upstream, name: None, edit: None }),
                 None => Err(CallError::Unknown { kind: "method", name: method.to_owned() }),
             },
+        }
+    }
+
+    /// Returns where a request goes whose name nobody lists: where there is one upstream under its own
+    /// names, it says itself what it makes of that.
+    fn unlisted(&self, kind: &'static str, name: String) -> Result<Target, CallError> {
+        match self.only(|_| self.naming == Naming::Own) {
+            Some(upstream) => Ok(to(&upstream, name)),
+            None => Err(CallError::Unknown { kind, name }),
         }
     }
 

@@ -24,7 +24,7 @@ use super::channel::{Batch, Channel, ReplyTo};
 use super::listening::Listening;
 use super::open::OpenRequest;
 use super::reply;
-use crate::aggregator::{Aggregator, Naming, Target, builtin, merge};
+use crate::aggregator::{Aggregator, Introduction, Naming, Target, builtin, merge};
 use crate::bridge;
 use crate::gateway::{Call, Gateway, Passage};
 use crate::lock;
@@ -423,14 +423,16 @@ impl Session {
 
     /// Returns what we say of ourselves: the result of `initialize` or of `server/discover`.
     fn introduction(&self, aggregator: &Aggregator, revision: Revision) -> String {
-        let (capabilities, instructions) = merge(&aggregator.upstreams(), revision.era());
+        let Introduction { capabilities, instructions, info } =
+            merge(&aggregator.upstreams(), self.setup.naming, revision.era());
         let instructions =
             instructions.map_or_else(String::new, |text| format!(r#","instructions":{text}"#));
-        let name = json::quote(&self.setup.server_name);
-        let info = format!(
-            r#"{{"name":{name},"title":"Ultra","version":"{}"}}"#,
-            env!("CARGO_PKG_VERSION")
-        );
+        let ours = || {
+            let (name, version) =
+                (json::quote(&self.setup.server_name), env!("CARGO_PKG_VERSION"));
+            format!(r#"{{"name":{name},"title":"Ultra","version":"{version}"}}"#)
+        };
+        let info = info.unwrap_or_else(ours);
         let date = revision.as_str();
         match revision.era() {
             Era::Modern => format!(
