@@ -355,11 +355,14 @@ async fn a_task_has_no_name_that_another_subject_could_use() {
         let own = gateway.modern(path, &ada, "tasks/get", &task).await;
         let foreign = gateway.modern(path, &bob, "tasks/get", &task).await;
         let cancelled = gateway.modern(path, &bob, "tasks/cancel", &task).await;
+        let guessed = gateway.modern(path, &bob, "tasks/get", &json!({"taskId": "1"})).await;
 
         assert_eq!(begun["resultType"], "task", "{path}");
         assert_eq!(own.result()["taskId"], begun["taskId"], "{path}");
         assert!(foreign.json().get("error").is_some(), "{path}: {foreign:?}");
         assert!(cancelled.json().get("error").is_some(), "{path}: {cancelled:?}");
+        // The server was not even asked: to it, all subjects are one.
+        assert_eq!(guessed.json()["error"]["data"]["gateway"], "ultra", "{path}: {guessed:?}");
         let after = gateway.modern(path, &ada, "tasks/get", &task).await.result();
         assert_ne!(after["status"], "cancelled", "{path}");
     }

@@ -160,8 +160,11 @@ async fn the_beginning_of_a_session_is_seen_and_can_be_refused() {
     let modern = Pair::connect("modern", "legacy", &json!({})).await;
     modern.ultra.request("server/discover", json!({"_meta": meta()})).await.result();
     let refusing = witnessed(&json!({"denied": ["initialize"]})).start();
+    let withholding = witnessed(&json!({"withheld": ["initialize"]})).start();
 
     let refused = refusing.initialize(json!({})).await;
+    let withheld = withholding.initialize(json!({})).await;
+    let list = withholding.request("tools/list", json!({})).await;
 
     for method in ["initialize", "ping"] {
         let seen = legacy.saw(2, method).await;
@@ -171,6 +174,8 @@ async fn the_beginning_of_a_session_is_seen_and_can_be_refused() {
     let seen = modern.saw(2, "server/discover").await;
     assert_eq!(seen[0], "request server/discover to - modern 2026-07-28 modern/2");
     assert!(refused.error()["message"].as_str().unwrap().contains("the witness says no"));
+    assert!(withheld.error()["message"].as_str().unwrap().contains("the witness keeps it"));
+    assert!(list.raw.contains("the first request must be `initialize`"), "{}", list.raw);
 }
 
 #[tokio::test]

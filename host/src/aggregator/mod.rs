@@ -34,6 +34,12 @@ const FIRST_LIST_WAIT: Duration = Duration::from_secs(5);
 /// Owners of URIs and task ids that were seen in results are remembered up to this many each.
 const LEARNED_MAX: usize = 10_000;
 
+/// A list of an upstream's tasks may have so many pages.
+const TASK_PAGES_MAX: usize = 1000;
+
+/// And so many bytes.
+const TASK_BYTES_MAX: usize = 64 << 20;
+
 /// Where a request goes.
 #[derive(Debug)]
 pub enum Target {
@@ -265,9 +271,10 @@ impl Aggregator {
                     return Ok(target);
                 }
                 let owner = lock(&self.learned).tasks.get(&id).cloned();
-                // Of one that serves others too, a task may be another client's.
-                let owner =
-                    owner.or_else(|| self.only(has_tasks).filter(|upstream| !upstream.is_shared()));
+                // Where others are served too, a task may be another client's.
+                let owner = owner.or_else(|| {
+                    self.only(has_tasks).filter(|upstream| !self.serves_others(upstream))
+                });
                 let owner =
                     owner.ok_or_else(|| CallError::Unknown { kind: "task", name: id.clone() })?;
                 Ok(to(&owner, id.as_str()))
@@ -365,8 +372,14 @@ impl Aggregator {
     ) -> Result<Answer, CallError> {
         let Forward { upstream, method, params, open, .. } = request;
         let owner = self.surroundings.caller.owner();
-        let place =
-            Place { seal: &self.seal, principal: &owner, upstream: &upstream.name, method, params };
+        let place = Place {
+            seal: &self.seal,
+            principal: &owner,
+            upstream: &upstream.name,
+            method,
+            params,
+            sent: &request.message.body(),
+        };
         let (outcome, response) = match (open.meta(), connection.era()) {
             (None, era)
                 if matches!(&**method, "resources/subscribe" | "resources/unsubscribe")
@@ -439,10 +452,7 @@ impl Aggregator {
         let tells = place.method.starts_with("tasks/")
             || json::member(&result, "resultType")
                 .is_some_and(|range| &result[range] == b"\"task\"");
-        // Where subjects are told apart, one shall not learn what another one could use.
-        let is_ours = self.naming != Naming::Own
-            || upstream.is_shared()
-            || self.surroundings.caller.subject.is_some();
+        let is_ours = self.naming != Naming::Own || self.serves_others(upstream);
         let id = json::member(&result, "taskId")
             .and_then(|range| Some((range.clone(), json::string(&result[range])?.into_owned())));
         let json = match id.filter(|_| tells && is_ours) {
@@ -466,7 +476,11 @@ impl Aggregator {
         let (connection, upstream) = (Arc::clone(connection), Arc::clone(request.upstream));
         let (message, open) = (request.message.clone(), Arc::clone(request.open));
         let (method, params) = (request.method.to_owned(), bridge::without_sign_in(request.params));
-        let edit = request.edit.clone();
+        // Their places are others now.
+        let edit = request.edit.clone().and_then(|edit| {
+            let range = json::at_path(&params, edit.path)?;
+            Some(Edit { range, ..edit })
+        });
         Ok(async move {
             let (upstream, message, open) = (&upstream, &message, &open);
             let (method, params) = (&*method, &params);
@@ -553,7 +567,9 @@ impl Aggregator {
         async move {
             let token_range = json::at_path(&params, &["_meta", "progressToken"]);
             let sender = Sender {
-                progress_token: token_range.clone().map(|range| params.slice(range)),
+                progress_token: token_range
+                    .clone()
+                    .map(|range| open.token().unwrap_or_else(|| params.slice(range))),
                 origin: Some(Arc::<OpenRequest>::clone(&open)),
             };
             let compose = |id: u64| {
@@ -603,6 +619,14 @@ impl Aggregator {
         if learned.tasks.len() < LEARNED_MAX {
             learned.tasks.insert(id, Arc::clone(upstream));
         }
+    }
+
+    /// Returns whether an upstream cannot tell our clients apart: all of them are one connection, or one
+    /// account, to it.
+    fn serves_others(&self, upstream: &Upstream) -> bool {
+        let has_one_account =
+            self.surroundings.caller.subject.is_some() && upstream.transport != "stdio";
+        upstream.is_shared() || has_one_account
     }
 
     fn knows_task(&self, id: &str) -> bool {
@@ -672,15 +696,22 @@ impl Aggregator {
         let patience = Patience { timeout: self.surroundings.call_timeout, cancels: true };
         let mut tasks = Vec::new();
         let mut params = Vec::new();
-        while tasks.len() < LEARNED_MAX {
+        let mut bytes = 0;
+        for _ in 0..TASK_PAGES_MAX {
             let page = upstream.ask(&connection, patience, "tasks/list", &params).await?;
+            bytes += page.len();
+            if tasks.len() >= LEARNED_MAX || bytes > TASK_BYTES_MAX {
+                break;
+            }
             let Some(items) = json::member(&page, "tasks").map(|range| page.slice(range)) else {
                 break;
             };
             for range in json::elements(&items) {
                 let task = items.slice(range);
                 match text(&task, &["taskId"]) {
-                    Ok((_, id)) if upstream.is_shared() && !self.knows_task(&id) => continue,
+                    Ok((_, id)) if self.serves_others(upstream) && !self.knows_task(&id) => {
+                        continue;
+                    }
                     Ok((_, id)) => self.learn_task(upstream, id),
                     Err(_) => {}
                 }

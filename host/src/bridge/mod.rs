@@ -1,6 +1,7 @@
 //! Between the eras of the protocol: a client of one and a server of the other.
 //!
-//! Where both are of the same era, nothing here is needed but the sealed `requestState`.
+//! Where both are of the same era, nothing here is needed but the sealed `requestState`, unless interceptors
+//! see what servers ask: then a call between two of the modern era is parked as well.
 
 mod parking;
 mod rounds;

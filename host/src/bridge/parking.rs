@@ -1,4 +1,5 @@
-//! A modern client on a server of the legacy era that asks something in the middle of a call.
+//! A modern client on a server that asks something in the middle of a call: one of the legacy era, or any
+//! other while interceptors see what is asked.
 //!
 //! The client cannot be asked, so it gets what was asked as the result of its request, and the call
 //! stays open upstream until the client makes the request again, with the answers.
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::seal::{Inner, STATE_TTL, Seal, digest};
 use crate::aggregator::Answer;
@@ -33,6 +35,8 @@ pub(crate) struct Running {
     /// What was asked and is not answered: key, who asked, and under which id.
     asked: Vec<(String, Question)>,
     last_key: u64,
+    /// Ends it if its client does not come back.
+    timer: Option<AbortOnDropHandle<()>>,
 }
 
 impl std::fmt::Debug for Running {
@@ -62,6 +66,15 @@ impl Parking {
         lock(&self.calls).is_empty()
     }
 
+    /// Takes back what an upstream asked and does not want to know any more.
+    pub(crate) fn withdraw(&self, is_meant: impl Fn(&Question) -> bool) {
+        let withdrawn: Vec<_> = lock(&self.calls)
+            .values_mut()
+            .flat_map(|running| running.asked.extract_if(.., |(_, question)| is_meant(question)))
+            .collect();
+        drop(withdrawn);
+    }
+
     /// Gives up the calls that wait: their client is gone.
     pub fn clear(&self) {
         let calls = std::mem::take(&mut *lock(&self.calls));
@@ -76,6 +89,8 @@ pub(crate) struct Place<'a> {
     pub(crate) upstream: &'a str,
     pub(crate) method: &'a str,
     pub(crate) params: &'a Bytes,
+    /// The params as the client sent them.
+    pub(crate) sent: &'a Bytes,
 }
 
 /// Takes up a call that has begun.
@@ -84,7 +99,13 @@ pub(crate) fn start(
     call: impl Future<Output = Result<Answer, CallError>> + Send + 'static,
 ) -> Running {
     open.keep_questions();
-    Running { answer: Box::pin(call), began: Arc::clone(open), asked: Vec::new(), last_key: 0 }
+    Running {
+        answer: Box::pin(call),
+        began: Arc::clone(open),
+        asked: Vec::new(),
+        last_key: 0,
+        timer: None,
+    }
 }
 
 /// Takes up the call a request goes on with, and passes its answers on; none if it begins a new one.
@@ -94,7 +115,7 @@ pub(crate) fn resume(
 ) -> Result<Option<Running>, CallError> {
     let Some(range) = json::member(place.params, "requestState") else { return Ok(None) };
     let sealed = json::string(&place.params[range]).unwrap_or_default();
-    let request = digest(place.method, place.params);
+    let request = digest(place.method, place.sent);
     let gone = || CallError::InvalidParams {
         reason: "the call that `requestState` names has ended; make the request anew".to_owned(),
     };
@@ -111,10 +132,12 @@ pub(crate) fn resume(
     };
     let session = open.session().ok_or(CallError::Cancelled)?;
     let mut running = lock(&session.parked.calls).remove(&number).ok_or_else(gone)?;
-    running.began.continue_in(open);
+    running.timer = None;
+    let token = json::at_path(place.params, &["_meta", "progressToken"]);
+    let token = token.map(|range| place.params.slice(range));
+    running.began.continue_in(open, token.clone());
     if let Some((connection, id)) = running.began.went_to() {
-        let token = json::at_path(place.params, &["_meta", "progressToken"]);
-        connection.retoken(id, token.map(|range| place.params.slice(range)));
+        connection.retoken(id, token);
     }
     let responses = json::member(place.params, "inputResponses");
     let responses = responses.map_or(&b"{}"[..], |range| &place.params[range]);
@@ -141,8 +164,13 @@ impl Running {
                 questions = self.began.asked() => self.note(questions),
             }
         }
-        // A server that wants to know several things asks for all of them at once.
-        sleep(GATHER).await;
+        // A server that wants to know several things asks for all of them at once. It may also have gone
+        // on without an answer.
+        tokio::select! {
+            biased;
+            answer = &mut self.answer => return answer,
+            () = sleep(GATHER) => {}
+        }
         let questions = self.began.questions();
         self.note(questions);
         let session = self.began.session().ok_or(CallError::Cancelled)?;
@@ -154,6 +182,14 @@ impl Running {
         let parking = &session.parked;
         // Of no use to guess: another session may have a call with the same params.
         let number = rand::random();
+        let waiting = Arc::downgrade(&session);
+        self.timer = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            sleep(STATE_TTL).await;
+            if let Some(session) = waiting.upgrade() {
+                let outdated = lock(&session.parked.calls).remove(&number);
+                drop(outdated);
+            }
+        })));
         {
             let mut calls = lock(&parking.calls);
             if calls.len() >= PARKED_MAX {
@@ -161,15 +197,7 @@ impl Running {
             }
             calls.insert(number, self);
         }
-        let session = Arc::downgrade(&session);
-        tokio::spawn(async move {
-            sleep(STATE_TTL).await;
-            if let Some(session) = session.upgrade() {
-                let outdated = lock(&session.parked.calls).remove(&number);
-                drop(outdated);
-            }
-        });
-        let request = digest(place.method, place.params);
+        let request = digest(place.method, place.sent);
         let inner = Inner::Parked { process: place.seal.process, number };
         let state = place.seal.seal(place.principal, place.upstream, request, inner);
         let json = format!(

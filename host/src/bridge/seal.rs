@@ -23,9 +23,14 @@ const NONCE_BYTES: usize = 24;
 /// What a key is made of a passphrase with, so that the passphrase can serve nothing else by accident.
 const DOMAIN: &[u8] = b"ultra seal 1";
 
+/// And a second key of the first.
+const NONCES: &[u8] = b"ultra task names 1";
+
 /// The key of what this gateway seals.
 pub struct Seal {
     cipher: XChaCha20Poly1305,
+    /// Makes nonces of what has one name for ever.
+    nonces: Hmac<Sha256>,
     /// Tells this process from others with the same key.
     pub(super) process: u64,
 }
@@ -70,7 +75,15 @@ pub(super) enum Inner {
 impl Seal {
     /// Returns a seal with this key; gateways that share it can go on with each other's requests.
     pub fn new(key: &[u8; 32]) -> Self {
-        Self { cipher: XChaCha20Poly1305::new(key.into()), process: rand::random() }
+        let mut derived =
+            Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+        derived.update(NONCES);
+        let derived = derived.finalize().into_bytes();
+        Self {
+            cipher: XChaCha20Poly1305::new(key.into()),
+            nonces: Hmac::new_from_slice(&derived).expect("HMAC takes keys of any length"),
+            process: rand::random(),
+        }
     }
 
     /// Returns a seal with the key that a text stands for: 64 hex digits are the key itself, any other is a
@@ -105,8 +118,11 @@ impl Seal {
     /// for this client alone.
     pub(crate) fn task(&self, principal: &str, upstream: &str, id: &str) -> String {
         let text = serde_json::to_vec(&(principal, upstream, id)).unwrap_or_default();
-        // Of the text itself: equal texts get equal names, and no two others share a nonce.
-        let digest: [u8; 32] = Sha256::digest(&text).into();
+        // Of the text itself: equal texts get equal names, and no two others share a nonce. With the key,
+        // so that nobody can try out what the text might be.
+        let mut mac = self.nonces.clone();
+        mac.update(&text);
+        let digest = mac.finalize().into_bytes();
         let nonce = XNonce::from(std::array::from_fn(|at| digest[at]));
         let mut sealed = nonce.to_vec();
         sealed.extend(self.cipher.encrypt(&nonce, &text[..]).unwrap_or_default());
@@ -163,20 +179,20 @@ pub(super) fn digest(method: &str, params: &[u8]) -> [u8; 32] {
 
 /// Returns a result whose `requestState` is sealed.
 pub(crate) fn seal_state(place: &Place<'_>, result: &Bytes) -> Bytes {
-    let &Place { seal, principal, upstream, method, params } = place;
+    let &Place { seal, principal, upstream, method, sent, .. } = place;
     let Some(range) = json::member(result, "requestState") else { return result.clone() };
     let Some(state) = json::string(&result[range.clone()]) else { return result.clone() };
     let inner = Inner::Upstream(state.into_owned());
-    let sealed = seal.seal(principal, upstream, digest(method, params), inner);
+    let sealed = seal.seal(principal, upstream, digest(method, sent), inner);
     json::splice(result, &[(range, json::quote(&sealed).into())]).into()
 }
 
 /// Returns params with the upstream's own `requestState`.
 pub(crate) fn open_state(place: &Place<'_>) -> Result<Bytes, CallError> {
-    let &Place { seal, principal, upstream, method, params } = place;
+    let &Place { seal, principal, upstream, method, params, sent } = place;
     let Some(range) = json::member(params, "requestState") else { return Ok(params.clone()) };
     let sealed = json::string(&params[range]).unwrap_or_default();
-    match seal.open(principal, upstream, digest(method, params), &sealed)? {
+    match seal.open(principal, upstream, digest(method, sent), &sealed)? {
         Inner::Upstream(state) => {
             Ok(edit::set(params, &[("requestState", json::quote(&state).as_bytes())]).into())
         }
@@ -263,6 +279,7 @@ mod tests {
             upstream: "up",
             method: "tools/call",
             params,
+            sent: params,
         };
         let sealed = seal_state(&place(&params), &result);
         let state = &sealed[json::member(&sealed, "requestState").unwrap()];

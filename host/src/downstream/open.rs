@@ -25,6 +25,8 @@ pub struct OpenRequest {
     /// What it says of itself, in the modern era.
     meta: Option<RequestMeta>,
     reply_to: Mutex<ReplyTo>,
+    /// Its progress token, if it goes on under another one than it began with.
+    token: Mutex<Option<Bytes>>,
     cancel: Notify,
     sent: Mutex<Option<(Arc<Connection>, u64)>>,
     /// What the upstream asks meanwhile, where the client cannot be asked.
@@ -50,6 +52,7 @@ impl OpenRequest {
             session_ended,
             meta,
             reply_to: Mutex::new(reply_to),
+            token: Mutex::default(),
             cancel: Notify::new(),
             sent: Mutex::default(),
             questions: Mutex::default(),
@@ -94,9 +97,16 @@ impl OpenRequest {
         lock(&self.reply_to).clone()
     }
 
-    /// From now on, what belongs to this request goes where the other's answer goes.
-    pub fn continue_in(&self, other: &Self) {
+    /// From now on, what belongs to this request goes where the other's answer goes, and its progress
+    /// has this token, as raw JSON.
+    pub fn continue_in(&self, other: &Self, token: Option<Bytes>) {
         *lock(&self.reply_to) = other.reply_to();
+        *lock(&self.token) = token;
+    }
+
+    /// Returns the progress token it has now, if that is not its first one.
+    pub fn token(&self) -> Option<Bytes> {
+        lock(&self.token).clone()
     }
 
     /// From now on, what the upstream asks is not put to the client but kept for [`Self::questions`].

@@ -74,11 +74,15 @@ impl Question {
     }
 
     /// Notes the interceptors that saw it, and what they made of it.
-    pub(super) fn passed(&mut self, passage: Passage) {
-        if let Some(params) = passage.params() {
-            self.message = self.message.with_params(params);
-        }
+    ///
+    /// # Errors
+    ///
+    /// They made something of it that is no message.
+    pub(super) fn passed(&mut self, passage: Passage) -> Result<(), MessageError> {
+        let message = passage.params().map(|params| self.message.with_params(params)).transpose();
         self.passage = Some(passage);
+        self.message = message?.unwrap_or_else(|| self.message.clone());
+        Ok(())
     }
 
     /// Passes on how far the client is with it.

@@ -159,7 +159,7 @@ impl Session {
             mcp::edit::set(b"{}", &[("capabilities", &meta.capabilities), ("clientInfo", info)]);
         let (params, revision) = (Bytes::from(like_initialize), Revision::V2026_07_28);
         let caller = caller(&params, session.setup.subject.as_ref(), revision);
-        session.connect(&params, caller, revision);
+        session.connect(session.client(&params, caller, revision));
         session.client_is_ready();
         session
     }
@@ -228,7 +228,8 @@ impl Session {
             ("ping", None) => return self.reply(&reply_to, &[mcp::result_line(&id, b"{}").into()]),
             ("ping", Some(client)) => {
                 let pong = |_: &Bytes| Bytes::from_static(b"{}");
-                return self.settle(&client.caller, &message, &reply_to, pong);
+                let outcome = self.settle(&client.caller, &message, pong);
+                return self.reply(&reply_to, &reply::line(&id, &outcome, None, Era::Legacy));
             }
             ("initialize", None) => return self.initialize(&message, &id, &reply_to),
             ("initialize", Some(_)) => {
@@ -267,9 +268,9 @@ impl Session {
         let refusal = match &*method {
             "server/discover" => {
                 let client = self.client.get()?;
-                let introduction =
-                    |_: &Bytes| self.introduction(&client.aggregator, client.revision).into();
-                self.settle(&client.caller, &message, &reply_to, introduction);
+                let introduction = |_: &Bytes| self.introduction(client).into();
+                let outcome = self.settle(&client.caller, &message, introduction);
+                self.reply(&reply_to, &reply::line(&id, &outcome, None, Era::Modern));
                 return None;
             }
             _ if method.starts_with("tasks/") && !meta.has_extension(mcp::modern::TASKS) => {
@@ -368,27 +369,22 @@ impl Session {
         };
         let revision = Revision::negotiate(&asked);
         let caller = caller(&params, self.setup.subject.as_ref(), revision);
-        self.settle(&caller, message, reply_to, |params| {
+        let mut client = None;
+        let outcome = self.settle(&caller, message, |params| {
             // Copied: what is kept must not keep the buffer of its line alive.
             let params = Bytes::copy_from_slice(params);
-            self.connect(&params, Arc::clone(&caller), revision).into()
+            let known = client.insert(self.client(&params, Arc::clone(&caller), revision));
+            self.introduction(known).into()
         });
+        // A client that is refused in the end has no session.
+        if let (Outcome::Result { .. }, Some(client)) = (&outcome, client) {
+            self.connect(client);
+        }
+        self.reply(reply_to, &reply::line(id, &outcome, None, Era::Legacy));
     }
 
-    /// Takes what the client says of itself and makes its upstreams. Returns what to answer.
-    fn connect(
-        self: &Arc<Self>,
-        params: &Bytes,
-        caller: Arc<Caller>,
-        revision: Revision,
-    ) -> String {
-        if let Some(exporter) = &self.setup.exporter {
-            let protocol_version = Arc::clone(&caller.protocol_version);
-            exporter.session(telemetry::Session {
-                id: Arc::clone(&caller.session_id),
-                protocol_version,
-            });
-        }
+    /// Makes upstreams for a client, by what it says of itself.
+    fn client(self: &Arc<Self>, params: &Bytes, caller: Arc<Caller>, revision: Revision) -> Client {
         let surroundings = Arc::new(Surroundings {
             caller: Arc::clone(&caller),
             initialize: params.clone(),
@@ -411,25 +407,35 @@ impl Session {
             self.setup.naming,
             Arc::clone(&self.setup.seal),
         ));
-        let result = self.introduction(&aggregator, revision);
-        tracing::info!(principal = %caller.principal, subject = caller.subject.as_deref(), revision = revision.as_str(), "client `{}` connected", caller.principal);
-        let upstreams = aggregator.upstreams();
-        let _ = self.client.set(Client { caller, revision, aggregator });
+        Client { caller, revision, aggregator }
+    }
+
+    /// Begins the session of a client, and starts its upstreams.
+    fn connect(self: &Arc<Self>, client: Client) {
+        let caller = &client.caller;
+        if let Some(exporter) = &self.setup.exporter {
+            exporter.session(telemetry::Session {
+                id: Arc::clone(&caller.session_id),
+                protocol_version: Arc::clone(&caller.protocol_version),
+            });
+        }
+        tracing::info!(principal = %caller.principal, subject = caller.subject.as_deref(), revision = client.revision.as_str(), "client `{}` connected", caller.principal);
+        let upstreams = client.aggregator.upstreams();
+        let _ = self.client.set(client);
         self.tasks.spawn(Arc::clone(self).announce());
         self.tasks.spawn(Arc::clone(self).follow_config());
         upstreams.iter().for_each(|upstream| self.run(upstream));
-        result
     }
 
     /// Returns what we say of ourselves: the result of `initialize` or of `server/discover`.
-    fn introduction(&self, aggregator: &Aggregator, revision: Revision) -> String {
+    fn introduction(&self, client: &Client) -> String {
+        let Client { aggregator, revision, .. } = client;
         let Introduction { capabilities, instructions, info } =
             merge(&aggregator.upstreams(), self.setup.naming, revision.era());
         let instructions =
             instructions.map_or_else(String::new, |text| format!(r#","instructions":{text}"#));
         let ours = || {
-            let (name, version) =
-                (json::quote(&self.setup.server_name), env!("CARGO_PKG_VERSION"));
+            let (name, version) = (json::quote(&self.setup.server_name), env!("CARGO_PKG_VERSION"));
             format!(r#"{{"name":{name},"title":"Ultra","version":"{version}"}}"#)
         };
         let info = info.unwrap_or_else(ours);

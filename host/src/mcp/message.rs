@@ -152,11 +152,15 @@ impl Message {
         self.is_error
     }
 
-    /// Returns the message with other params, which are JSON.
-    pub fn with_params(&self, params: &Bytes) -> Self {
+    /// Returns the message with other params.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::parse`]: what is JSON by itself may nest too deep in a message.
+    pub fn with_params(&self, params: &Bytes) -> Result<Self, MessageError> {
         let mut line = self.with(None, Some(params)).concat();
         line.pop();
-        Self::parse(line.into()).unwrap_or_else(|_| self.clone())
+        Self::parse(line.into())
     }
 
     /// Returns the line in pieces, its id and, if given, its body replaced. A piece shares the line's

@@ -139,10 +139,13 @@ impl Session {
             message.body(),
         );
         match self.setup.gateway.pass(exchange) {
-            Ok(passage) => {
-                question.passed(passage);
-                Some(question)
-            }
+            Ok(passage) => match question.passed(passage) {
+                Ok(()) => Some(question),
+                Err(error) => {
+                    question.give_up(&error.to_string());
+                    None
+                }
+            },
             Err(outcome) => {
                 question.answer(outcome, None);
                 None

@@ -6,32 +6,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Session;
-use crate::downstream::channel::ReplyTo;
-use crate::downstream::reply;
 use crate::gateway::Passage;
 use crate::mcp::Message;
 use crate::pipeline::{Caller, Exchange, MessageKind, Outcome};
 
 impl Session {
-    /// Answers what the client settles with the gateway itself: `answer` makes a result of its params.
+    /// Returns the answer to what the client settles with the gateway itself: `answer` makes a result of
+    /// its params.
     pub(super) fn settle(
         &self,
         caller: &Arc<Caller>,
         message: &Message,
-        reply_to: &ReplyTo,
         answer: impl FnOnce(&Bytes) -> Bytes,
-    ) {
+    ) -> Outcome {
         let result = |json| Outcome::Result { json, tool_error: false };
-        let outcome = match self.pass(caller, message) {
+        match self.pass(caller, message) {
             Ok(None) => result(answer(&message.body())),
             Ok(Some(passage)) => {
                 let params = passage.params().cloned().unwrap_or_else(|| message.body());
                 passage.end(result(answer(&params)))
             }
             Err(outcome) => outcome,
-        };
-        let id = message.id().unwrap_or_default();
-        self.reply(reply_to, &reply::line(&id, &outcome, None, caller.era()));
+        }
     }
 
     /// Takes what the client settles with the gateway past the interceptors, if one of them sees it.
@@ -68,13 +64,13 @@ impl Session {
             }
             None => Exchange::notification(caller, &method, message.body()),
         };
-        match gateway.notify(exchange) {
-            Ok(None) => Some(message),
-            Ok(Some(params)) => Some(message.with_params(&params)),
-            Err(error) => {
-                tracing::debug!(%method, %error, "a notification goes no further");
-                None
-            }
-        }
+        let noted = match gateway.notify(exchange) {
+            Ok(None) => return Some(message),
+            Ok(Some(params)) => message.with_params(&params).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        noted
+            .inspect_err(|error| tracing::debug!(%method, error, "a notification goes no further"))
+            .ok()
     }
 }

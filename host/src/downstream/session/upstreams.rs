@@ -97,6 +97,10 @@ impl Session {
                 let Some(theirs) = message.body_member("requestId") else { return };
                 let body = message.body();
                 let Some(range) = json::member(&body, "requestId") else { return };
+                self.parked.withdraw(|question| {
+                    let id = question.message().id();
+                    question.is_of(connection) && id.is_some_and(|id| id == theirs)
+                });
                 self.withdraw(
                     |_, asked| asked.is_of(connection) && asked.id().is_some_and(|id| id == theirs),
                     |id| json::splice(&body, &[(range.clone(), id.to_string().into())]),
