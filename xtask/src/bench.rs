@@ -111,7 +111,9 @@ type Figures = BTreeMap<String, f64>;
 pub(crate) fn run(rival: bool) -> anyhow::Result<()> {
     toolchain::ensure_wasm_target()?;
     say("building");
-    cargo().args(["build", "--release", "--workspace"]).run()?;
+    let programs = ["ultra", "pipeline-cost", "bench-client", "fake-upstream"];
+    let bins = programs.iter().flat_map(|name| ["--bin", name]);
+    cargo().args(["build", "--profile", "dist", "--workspace"]).args(bins).run()?;
     if rival {
         install_rival()?;
     }
@@ -120,7 +122,7 @@ pub(crate) fn run(rival: bool) -> anyhow::Result<()> {
         fs::remove_dir_all(&dir).context("cannot clear the directory of the last run")?;
     }
     fs::create_dir_all(&dir)?;
-    let bench = Bench { programs: target_dir().join("release"), dir };
+    let bench = Bench { programs: target_dir().join("dist"), dir };
 
     let mut report = format!("Measured on {}.\n", machine());
     bench.pipeline(&mut report)?;

@@ -2,8 +2,11 @@
 
 pub mod builtin;
 mod catalog;
+mod forward;
 mod name;
+mod tasks;
 mod template;
+mod wants;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,16 +19,14 @@ use tokio::time::timeout;
 use ultra_store::Store;
 
 pub use catalog::{Catalog, Introduction, Route, merge};
+pub use forward::{Answer, Forward};
 
-use crate::bridge::{self, Place, Seal};
-use crate::downstream::OpenRequest;
+use crate::bridge::Seal;
 use crate::lock;
-use crate::mcp::{Era, Level, Message, json, modern};
-use crate::pipeline::{CallError, Outcome};
-use crate::upstream::{
-    Belongs, Connection, Definition, ListKind, Patience, Sender, Surroundings, Upstream,
-    UpstreamError, Wants, push_array,
-};
+use crate::mcp::{Era, json};
+use crate::pipeline::CallError;
+use crate::upstream::{Definition, ListKind, Surroundings, Upstream};
+use tasks::has_tasks;
 
 /// A list waits this long for servers that are starting and of which nothing is remembered yet.
 /// What comes later is announced by `list_changed`.
@@ -33,12 +34,6 @@ const FIRST_LIST_WAIT: Duration = Duration::from_secs(5);
 
 /// Owners of URIs and task ids that were seen in results are remembered up to this many each.
 const LEARNED_MAX: usize = 10_000;
-
-/// A list of an upstream's tasks may have so many pages.
-const TASK_PAGES_MAX: usize = 1000;
-
-/// And so many bytes.
-const TASK_BYTES_MAX: usize = 64 << 20;
 
 /// Where a request goes.
 #[derive(Debug)]
@@ -71,22 +66,6 @@ pub struct Edit {
     quoted: Bytes,
 }
 
-/// A request on its way to an upstream.
-pub struct Forward<'a> {
-    /// Where it goes.
-    pub upstream: &'a Arc<Upstream>,
-    /// As the client sent it.
-    pub message: &'a Message,
-    /// Its method.
-    pub method: &'a str,
-    /// What the stages made of its params.
-    pub params: &'a Bytes,
-    /// What is ours in them.
-    pub edit: Option<Edit>,
-    /// Who waits for the answer.
-    pub open: &'a Arc<OpenRequest>,
-}
-
 /// How tools and prompts are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
@@ -97,9 +76,6 @@ pub enum Naming {
     /// By their own names, and nothing of ours among them: there is one upstream.
     Own,
 }
-
-/// The answer of an upstream, and the message it came in.
-pub type Answer = (Outcome, Option<Message>);
 
 /// The upstreams of a session, in the order of the config.
 pub struct Aggregator {
@@ -296,16 +272,6 @@ impl Aggregator {
         }
     }
 
-    /// Finds whose a task is by the name we gave it.
-    fn sealed_task(&self, name: &str, range: Range<usize>) -> Option<Target> {
-        let (owner, id) = self.seal.open_task(&self.surroundings.caller.owner(), name)?;
-        let upstreams = self.upstreams();
-        let upstream = upstreams.iter().find(|upstream| *upstream.name == *owner)?;
-        let edit = Edit { path: &["taskId"], range, quoted: json::quote(&id).into() };
-        let (upstream, name) = (Arc::clone(upstream), Some(id.into()));
-        Some(Target::Upstream { upstream, name, edit: Some(edit) })
-    }
-
     fn resolve_completion(&self, catalog: &Catalog, params: &[u8]) -> Result<Target, CallError> {
         let (_, kind) = text(params, &["ref", "type"])?;
         if kind == "ref/prompt" {
@@ -343,294 +309,6 @@ impl Aggregator {
         let mut meeting = upstreams.iter().filter(|upstream| condition(upstream));
         let first = meeting.next()?;
         meeting.next().is_none().then(|| Arc::clone(first))
-    }
-
-    /// Sends a request to an upstream and waits for the answer, whatever eras both live in.
-    pub async fn forward(&self, request: &Forward<'_>) -> Result<Answer, CallError> {
-        let mut again = false;
-        let has = |key| request.message.body_member(key).is_some();
-        if request.open.meta().is_some()
-            && has("inputResponses")
-            && bridge::is_signing_in(request.params)
-        {
-            request.upstream.signed_in().await;
-        }
-        loop {
-            let connection = request.upstream.connection().await?;
-            match self.forward_over(&connection, request).await {
-                // It was not looked at: the connection was gone before.
-                Err(CallError::Upstream(UpstreamError::Closed { .. })) if !again => again = true,
-                answer => return answer,
-            }
-        }
-    }
-
-    async fn forward_over(
-        &self,
-        connection: &Arc<Connection>,
-        request: &Forward<'_>,
-    ) -> Result<Answer, CallError> {
-        let Forward { upstream, method, params, open, .. } = request;
-        let owner = self.surroundings.caller.owner();
-        let place = Place {
-            seal: &self.seal,
-            principal: &owner,
-            upstream: &upstream.name,
-            method,
-            params,
-            sent: &request.message.body(),
-        };
-        let (outcome, response) = match (open.meta(), connection.era()) {
-            (None, era)
-                if matches!(&**method, "resources/subscribe" | "resources/unsubscribe")
-                    && (era == Era::Modern || upstream.is_shared()) =>
-            {
-                self.subscribed(method, params, upstream);
-                self.say_wants(upstream);
-                return Ok((
-                    Outcome::Result { json: Bytes::from_static(b"{}"), tool_error: false },
-                    None,
-                ));
-            }
-            (None, Era::Legacy) => answer(self.once(connection, request, params, unchanged).await?),
-            (None, Era::Modern) => self.by_rounds(connection, request).await?,
-            (Some(_), Era::Modern) if open.shows_questions() => {
-                let running = match bridge::resume(&place, open)? {
-                    Some(running) => running,
-                    None => bridge::start(open, Self::shown_rounds(connection, request)?),
-                };
-                let (outcome, response) = running.answer(&place).await?;
-                (self.named(&place, upstream, outcome), response)
-            }
-            (Some(_), Era::Modern) => {
-                let params = bridge::without_sign_in(&bridge::open_state(&place)?);
-                let (outcome, response) =
-                    answer(self.with_headers(connection, request, &params, unchanged).await?);
-                let outcome = match outcome {
-                    Outcome::Result { json, tool_error } => {
-                        Outcome::Result { json: bridge::seal_state(&place, &json), tool_error }
-                    }
-                    outcome => outcome,
-                };
-                (self.named(&place, upstream, outcome), response)
-            }
-            (Some(meta), Era::Legacy) => {
-                // As it was sent: there the members are known, and need not be looked for.
-                let goes_on = request.message.body_member("requestState").is_some();
-                let resumed = if goes_on { bridge::resume(&place, open)? } else { None };
-                let running = match resumed {
-                    Some(running) => running,
-                    None => {
-                        if let Some(level) = &meta.log_level {
-                            self.log_from(upstream, connection, level);
-                        }
-                        let call = self.once(connection, request, params, |params| {
-                            modern::without_meta(&params).into()
-                        });
-                        bridge::start(open, async { Ok(answer(call.await?)) })
-                    }
-                };
-                running.answer(&place).await?
-            }
-        };
-        if let Some(response) = response.as_ref().filter(|response| !response.is_error()) {
-            self.learn(upstream, response);
-        }
-        let era = open.meta().map_or(Era::Legacy, |_| Era::Modern);
-        let outcome = match outcome {
-            Outcome::Rpc { json } if era != connection.era() => {
-                Outcome::Rpc { json: bridge::error(method, &json, era) }
-            }
-            outcome => outcome,
-        };
-        Ok((outcome, response))
-    }
-
-    /// Returns an outcome with our name for the task that it tells of.
-    fn named(&self, place: &Place<'_>, upstream: &Upstream, outcome: Outcome) -> Outcome {
-        let Outcome::Result { json: result, tool_error } = outcome else { return outcome };
-        let tells = place.method.starts_with("tasks/")
-            || json::member(&result, "resultType")
-                .is_some_and(|range| &result[range] == b"\"task\"");
-        let is_ours = self.naming != Naming::Own || self.serves_others(upstream);
-        let id = json::member(&result, "taskId")
-            .and_then(|range| Some((range.clone(), json::string(&result[range])?.into_owned())));
-        let json = match id.filter(|_| tells && is_ours) {
-            Some((range, id)) => {
-                let name = place.seal.task(place.principal, place.upstream, &id);
-                json::splice(&result, &[(range, json::quote(&name).into())]).into()
-            }
-            None => result,
-        };
-        Outcome::Result { json, tool_error }
-    }
-
-    /// Asks a modern client what a modern server wants to know, and shows the interceptors each question
-    /// by itself: the call waits here for its answers, as that of a legacy server does.
-    fn shown_rounds(
-        connection: &Arc<Connection>,
-        request: &Forward<'_>,
-    ) -> Result<impl Future<Output = Result<Answer, CallError>> + Send + 'static, CallError> {
-        let session = request.open.session().ok_or(CallError::Cancelled)?;
-        let aggregator = session.aggregator().cloned().ok_or(CallError::Cancelled)?;
-        let (connection, upstream) = (Arc::clone(connection), Arc::clone(request.upstream));
-        let (message, open) = (request.message.clone(), Arc::clone(request.open));
-        let (method, params) = (request.method.to_owned(), bridge::without_sign_in(request.params));
-        // Their places are others now.
-        let edit = request.edit.clone().and_then(|edit| {
-            let range = json::at_path(&params, edit.path)?;
-            Some(Edit { range, ..edit })
-        });
-        Ok(async move {
-            let (upstream, message, open) = (&upstream, &message, &open);
-            let (method, params) = (&*method, &params);
-            let request = Forward { upstream, message, method, params, edit, open };
-            aggregator.by_rounds(&connection, &request).await
-        })
-    }
-
-    /// Asks the client what a modern server wants to know, as often as it wants to know something.
-    async fn by_rounds(
-        &self,
-        connection: &Arc<Connection>,
-        request: &Forward<'_>,
-    ) -> Result<Answer, CallError> {
-        let Forward { upstream, open, .. } = request;
-        let level = lock(&self.learned)
-            .log_level
-            .as_ref()
-            .and_then(|params| json::member(params, "level").map(|range| params.slice(range)));
-        let is_modern = open.meta().is_some();
-        let mut params = request.params.clone();
-        let mut round = 0;
-        loop {
-            let (sender, level) = (Arc::clone(&self.surroundings), level.clone());
-            let translate = move |params: Bytes| match is_modern {
-                true => params,
-                false => sender.modern(&params, level.as_deref()),
-            };
-            let message = self.with_headers(connection, request, &params, translate).await?;
-            if !bridge::is_input_required(&message) {
-                let (outcome, response) = answer(message);
-                let outcome = match outcome {
-                    Outcome::Result { json, tool_error } if !is_modern => {
-                        Outcome::Result { json: bridge::plain(&json), tool_error }
-                    }
-                    outcome => outcome,
-                };
-                return Ok((outcome, response));
-            }
-            params = bridge::next_round(&upstream.name, round, &params, &message, open).await?;
-            round += 1;
-        }
-    }
-
-    /// Does as [`Self::once`] for a server of the modern era. One that wants other headers than we knew of
-    /// has refused the call before it looked at it, so its tools are listed anew and it is called again
-    /// (2026-07-28, basic/transports).
-    async fn with_headers(
-        &self,
-        connection: &Arc<Connection>,
-        request: &Forward<'_>,
-        params: &Bytes,
-        translate: impl FnOnce(Bytes) -> Bytes + Clone + Send + 'static,
-    ) -> Result<Message, UpstreamError> {
-        let answer = self.once(connection, request, params, translate.clone()).await?;
-        let is_refused = answer.is_error()
-            && answer.body_member("code") == Some(modern::HEADER_MISMATCH.to_string().as_bytes());
-        if is_refused
-            && request.method == "tools/call"
-            && request.upstream.mirror_anew(connection).await
-        {
-            return self.once(connection, request, params, translate).await;
-        }
-        Ok(answer)
-    }
-
-    /// Sends a request as it is but for what is ours in it, and waits for the answer.
-    fn once(
-        &self,
-        connection: &Arc<Connection>,
-        request: &Forward<'_>,
-        params: &Bytes,
-        translate: impl FnOnce(Bytes) -> Bytes + Send + 'static,
-    ) -> impl Future<Output = Result<Message, UpstreamError>> + Send + 'static {
-        let connection = Arc::clone(connection);
-        let (message, open) = (request.message.clone(), Arc::clone(request.open));
-        let params = params.clone();
-        let patience = Patience { timeout: self.surroundings.call_timeout, cancels: true };
-        let is_same = params.as_ptr() == request.params.as_ptr();
-        let name = request.edit.clone().and_then(|Edit { path, range, quoted }| {
-            let range = if is_same { Some(range) } else { json::at_path(&params, path) };
-            Some((range?, quoted))
-        });
-        async move {
-            let token_range = json::at_path(&params, &["_meta", "progressToken"]);
-            let sender = Sender {
-                progress_token: token_range
-                    .clone()
-                    .map(|range| open.token().unwrap_or_else(|| params.slice(range))),
-                origin: Some(Arc::<OpenRequest>::clone(&open)),
-            };
-            let compose = |id: u64| {
-                let id = Bytes::from(id.to_string());
-                let token = token_range.map(|range| (range, id.clone()));
-                let mut edits: Vec<_> = name.into_iter().chain(token).collect();
-                edits.sort_by_key(|(range, _)| range.start);
-                let params = match edits.is_empty() {
-                    true => params.clone(),
-                    false => json::splice(&params, &edits).into(),
-                };
-                let params = translate(params);
-                message.with(Some(&id), (!params.is_empty()).then_some(&params))
-            };
-            connection.call(patience, sender, compose, |id| open.sent(&connection, id)).await
-        }
-    }
-
-    /// Remembers whose the resources and tasks are that a result names.
-    fn learn(&self, upstream: &Arc<Upstream>, response: &Message) {
-        if let Some(task) = response.body_member("task")
-            && let Some(range) = json::member(task, "taskId")
-            && let Some(id) = json::string(&task[range])
-        {
-            self.learn_task(upstream, id.into_owned());
-        }
-        if let Some(content) = response.body_member("content")
-            && memchr::memmem::find(content, b"\"uri\"").is_some()
-        {
-            let uris = json::elements(content).filter_map(|range| {
-                let item = &content[range];
-                let uri = json::member(item, "uri")
-                    .or_else(|| json::at_path(item, &["resource", "uri"]))?;
-                json::string(&item[uri]).map(std::borrow::Cow::into_owned)
-            });
-            let mut learned = lock(&self.learned);
-            for uri in uris {
-                if learned.resources.len() < LEARNED_MAX {
-                    learned.resources.insert(uri, Arc::clone(upstream));
-                }
-            }
-        }
-    }
-
-    fn learn_task(&self, upstream: &Arc<Upstream>, id: String) {
-        let mut learned = lock(&self.learned);
-        if learned.tasks.len() < LEARNED_MAX {
-            learned.tasks.insert(id, Arc::clone(upstream));
-        }
-    }
-
-    /// Returns whether an upstream cannot tell our clients apart: all of them are one connection, or one
-    /// account, to it.
-    fn serves_others(&self, upstream: &Upstream) -> bool {
-        let has_one_account =
-            self.surroundings.caller.subject.is_some() && upstream.transport != "stdio";
-        upstream.is_shared() || has_one_account
-    }
-
-    fn knows_task(&self, id: &str) -> bool {
-        lock(&self.learned).tasks.contains_key(id)
     }
 
     /// Returns whether the client declared a capability, and one below it.
@@ -673,218 +351,6 @@ impl Aggregator {
         let _ = timeout(FIRST_LIST_WAIT, all).await;
         !unlisted.is_empty()
     }
-
-    /// Returns the tasks of all upstreams that keep some.
-    pub async fn list_tasks(&self) -> Bytes {
-        let mut tasks = Vec::new();
-        for upstream in self.upstreams().iter().filter(|upstream| has(upstream, "tasks")) {
-            match self.tasks_of(upstream).await {
-                Ok(items) => tasks.extend(items),
-                Err(error) => {
-                    tracing::warn!(upstream = %upstream.name, %error, "its tasks are left out")
-                }
-            }
-        }
-        let mut result = b"{\"tasks\":".to_vec();
-        push_array(&mut result, tasks.iter());
-        result.push(b'}');
-        result.into()
-    }
-
-    async fn tasks_of(&self, upstream: &Arc<Upstream>) -> Result<Vec<Bytes>, UpstreamError> {
-        let connection = upstream.connection().await?;
-        let patience = Patience { timeout: self.surroundings.call_timeout, cancels: true };
-        let mut tasks = Vec::new();
-        let mut params = Vec::new();
-        let mut bytes = 0;
-        for _ in 0..TASK_PAGES_MAX {
-            let page = upstream.ask(&connection, patience, "tasks/list", &params).await?;
-            bytes += page.len();
-            if tasks.len() >= LEARNED_MAX || bytes > TASK_BYTES_MAX {
-                break;
-            }
-            let Some(items) = json::member(&page, "tasks").map(|range| page.slice(range)) else {
-                break;
-            };
-            for range in json::elements(&items) {
-                let task = items.slice(range);
-                match text(&task, &["taskId"]) {
-                    Ok((_, id)) if self.serves_others(upstream) && !self.knows_task(&id) => {
-                        continue;
-                    }
-                    Ok((_, id)) => self.learn_task(upstream, id),
-                    Err(_) => {}
-                }
-                tasks.push(task);
-            }
-            let next = json::member(&page, "nextCursor").map(|range| page.slice(range));
-            let Some(cursor) = next.filter(|cursor| cursor != "null") else { break };
-            let next = [b"{\"cursor\":", &cursor[..], b"}"].concat();
-            if next == params {
-                break;
-            }
-            params = next;
-        }
-        Ok(tasks)
-    }
-
-    /// Sets the level of what upstreams log to the client, also of those that start later.
-    pub fn set_log_level(&self, params: Bytes) {
-        lock(&self.learned).log_level = Some(params.clone());
-        for upstream in self.upstreams().iter() {
-            if upstream.is_shared() {
-                self.say_wants(upstream);
-            } else if let crate::upstream::State::Ready(connection) = upstream.state() {
-                self.tell_log_level(upstream, &connection, &params);
-            }
-        }
-    }
-
-    fn tell_log_level(
-        &self,
-        upstream: &Arc<Upstream>,
-        connection: &Arc<Connection>,
-        params: &Bytes,
-    ) {
-        // A modern server is told with each request.
-        if has(upstream, "logging") && connection.era() == Era::Legacy {
-            self.tell(upstream, connection, "logging/setLevel", params.clone());
-        }
-    }
-
-    /// Has a server log from a level on, for a request of the modern era.
-    fn log_from(&self, upstream: &Arc<Upstream>, connection: &Arc<Connection>, level: &Bytes) {
-        {
-            let mut learned = lock(&self.learned);
-            let known = learned.log_levels.get(&upstream.name);
-            // Requests of others may want less; each gets what it wants of what comes.
-            if known.is_some_and(|known| Level::parse(known) <= Level::parse(level)) {
-                return;
-            }
-            learned.log_levels.insert(Arc::clone(&upstream.name), level.clone());
-        }
-        if upstream.is_shared() {
-            return self.say_wants(upstream);
-        }
-        let params = Bytes::from([b"{\"level\":", &level[..], b"}"].concat());
-        self.tell_log_level(upstream, connection, &params);
-    }
-
-    /// Returns what somebody wants to hear of from an upstream.
-    fn subscriptions_of(&self, upstream: &Upstream) -> Vec<Bytes> {
-        let learned = lock(&self.learned);
-        let of_it = learned.subscriptions.iter().filter(|(_, owner)| **owner == upstream.name);
-        let mut uris: Vec<_> = of_it.map(|(uri, _)| uri.clone()).collect();
-        uris.sort();
-        uris
-    }
-
-    /// Says what this client wants to hear of, to an upstream that tells its server by itself.
-    fn say_wants(&self, upstream: &Upstream) {
-        let log_level = {
-            let learned = lock(&self.learned);
-            let named = learned.log_level.as_ref().and_then(level_of);
-            let of_requests = learned.log_levels.get(&upstream.name);
-            named.into_iter().chain(of_requests.and_then(|level| Level::parse(level))).min()
-        };
-        let wants = Wants { resources: self.subscriptions_of(upstream), log_level };
-        upstream.wants(&self.surroundings.caller.session_id, wants);
-    }
-
-    /// Returns whether this client is to hear what a server says that serves others too.
-    pub fn is_concerned(&self, message: &Message, belongs: &Belongs) -> bool {
-        let learned = lock(&self.learned);
-        let member = |key| message.body_member(key);
-        match &*message.method() {
-            // It is for whoever made the call.
-            "notifications/progress" => true,
-            // Each request of the modern era has a level of its own.
-            "notifications/message" if self.surroundings.revision.era() == Era::Modern => true,
-            "notifications/message" => {
-                let wanted = learned.log_level.as_ref().and_then(level_of).unwrap_or(Level::INFO);
-                member("level").and_then(Level::parse).is_none_or(|level| level >= wanted)
-            }
-            "notifications/resources/updated" => {
-                let uri = member("uri").and_then(json::string).unwrap_or_default();
-                learned.subscriptions.keys().any(|wanted| {
-                    json::string(wanted).is_some_and(|wanted| is_or_is_in(&uri, &wanted))
-                })
-            }
-            "notifications/tasks/status" => {
-                let id = member("taskId").and_then(json::string);
-                id.is_some_and(|id| learned.tasks.contains_key(&*id))
-            }
-            _ => matches!(belongs, Belongs::To(_)),
-        }
-    }
-
-    /// Subscribes to a resource, whichever era its owner lives in. Says whether somebody owns it.
-    pub fn watch(&self, uri: &[u8], on: bool) -> bool {
-        let text = json::string(uri).unwrap_or_default();
-        let Ok(owner) = self.resource_owner(&self.catalog(), &text) else { return false };
-        let params = Bytes::from([b"{\"uri\":", uri, b"}"].concat());
-        let method = if on { "resources/subscribe" } else { "resources/unsubscribe" };
-        self.subscribed(method, &params, &owner);
-        if owner.is_shared() {
-            self.say_wants(&owner);
-        } else if let crate::upstream::State::Ready(connection) = owner.state() {
-            match connection.era() {
-                Era::Legacy => self.tell(&owner, &connection, method, params),
-                Era::Modern => self.say_wants(&owner),
-            }
-        }
-        true
-    }
-
-    /// Notes what a client subscribed to or no longer is, so that it outlives the server.
-    pub fn subscribed(&self, method: &str, params: &Bytes, upstream: &Arc<Upstream>) {
-        let uri = json::member(params, "uri").and_then(|range| json::string(&params[range]));
-        let Some(uri) = uri.map(|uri| Bytes::from(json::quote(&uri))) else { return };
-        let mut learned = lock(&self.learned);
-        match method {
-            "resources/subscribe" if learned.subscriptions.len() < LEARNED_MAX => {
-                learned.subscriptions.insert(uri, Arc::clone(&upstream.name));
-            }
-            "resources/unsubscribe" => drop(learned.subscriptions.remove(&uri)),
-            _ => {}
-        }
-    }
-
-    /// Tells a server that has just started what its predecessor knew.
-    pub fn catch_up(&self, upstream: &Arc<Upstream>, connection: &Arc<Connection>) {
-        let (log_level, subscriptions) = {
-            let learned = lock(&self.learned);
-            let owned = learned.subscriptions.iter().filter(|(_, owner)| **owner == upstream.name);
-            (learned.log_level.clone(), owned.map(|(uri, _)| uri.clone()).collect::<Vec<_>>())
-        };
-        if let Some(params) = log_level {
-            self.tell_log_level(upstream, connection, &params);
-        }
-        if connection.era() == Era::Modern {
-            return self.say_wants(upstream);
-        }
-        for uri in subscriptions {
-            let params = [b"{\"uri\":", &uri[..], b"}"].concat();
-            self.tell(upstream, connection, "resources/subscribe", params.into());
-        }
-    }
-
-    /// Sends a request of our own whose result is of no interest.
-    fn tell(
-        &self,
-        upstream: &Arc<Upstream>,
-        connection: &Arc<Connection>,
-        method: &'static str,
-        params: Bytes,
-    ) {
-        let (upstream, connection) = (Arc::clone(upstream), Arc::clone(connection));
-        let patience = Patience { timeout: self.surroundings.call_timeout, cancels: true };
-        tokio::spawn(async move {
-            if let Err(error) = upstream.ask(&connection, patience, method, &params).await {
-                tracing::debug!(upstream = %upstream.name, %error, "`{method}` failed");
-            }
-        });
-    }
 }
 
 fn to(upstream: &Arc<Upstream>, name: impl Into<Arc<str>>) -> Target {
@@ -899,38 +365,8 @@ fn to_named(route: &Route, path: &'static [&'static str], range: Range<usize>) -
     }
 }
 
-/// Returns the level that `params` of `logging/setLevel` name.
-fn level_of(params: &Bytes) -> Option<Level> {
-    Level::parse(&params[json::member(params, "level")?])
-}
-
-/// Returns whether a URI is the other one, or of something inside that (2025-11-25, server/resources).
-fn is_or_is_in(uri: &str, outer: &str) -> bool {
-    let rest = uri.strip_prefix(outer);
-    rest.is_some_and(|rest| {
-        rest.is_empty() || outer.ends_with('/') || rest.starts_with(['/', '?', '#'])
-    })
-}
-
-fn answer(message: Message) -> Answer {
-    (bridge::outcome(&message), Some(message))
-}
-
-fn unchanged(params: Bytes) -> Bytes {
-    params
-}
-
 fn has(upstream: &Upstream, capability: &str) -> bool {
     upstream.listing().is_some_and(|listing| listing.capability(capability).is_some())
-}
-
-/// Returns whether an upstream keeps tasks, as either era does.
-fn has_tasks(upstream: &Upstream) -> bool {
-    has(upstream, "tasks")
-        || upstream.listing().is_some_and(|listing| {
-            let extensions = listing.capability("extensions").unwrap_or(b"{}");
-            json::member(extensions, modern::TASKS).is_some()
-        })
 }
 
 fn one_of(name: &str, owners: &[Arc<Upstream>]) -> Result<Arc<Upstream>, CallError> {
