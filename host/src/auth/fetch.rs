@@ -1,6 +1,7 @@
 //! HTTP to whoever a server names, within its [`Reach`].
 //!
-//! A name is resolved once, judged, and connected to at the judged address. Redirects are not followed,
+//! A name is resolved once, judged, and connected to at the judged address. A name that opens private
+//! networks has to be served there: what look-ups say is up to its owner. Redirects are not followed,
 //! proxies of the environment not used: both would connect somewhere else. Every answer has a limit in
 //! size and time.
 
@@ -11,11 +12,17 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::select_ok;
 use http::header::ACCEPT;
 use http::{HeaderValue, Method, StatusCode};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect;
+use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use super::reach::{Reach, Refusal};
@@ -26,6 +33,9 @@ use crate::tls;
 const BODY_BYTES_MAX: usize = 1 << 20;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// So many addresses of a name are asked whether it is served there.
+const ASKED_MAX: usize = 8;
 
 /// For a whole exchange: somebody waits, and identity providers answer in a second.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -106,8 +116,12 @@ impl Http {
             Some(Host::Ipv6(address)) => vec![address.into()],
             // A name without addresses opens nothing; the transport says that it has none.
             Some(Host::Domain(name)) => {
-                let looked_up = tokio::time::timeout(CONNECT_TIMEOUT, self.resolver.lookup(name));
-                looked_up.await.ok().and_then(Result::ok).unwrap_or_default()
+                let looked_up = timeout(CONNECT_TIMEOUT, self.resolver.lookup(name)).await;
+                let addresses = looked_up.ok().and_then(Result::ok).unwrap_or_default();
+                let port = url.port_or_known_default().unwrap_or_default();
+                let is_believed = !Reach::of(url, &addresses).is_private()
+                    || is_served_at(name, &addresses, port, tls::system_roots()).await;
+                if is_believed { addresses } else { Vec::new() }
             }
             None => Vec::new(),
         };
@@ -116,6 +130,28 @@ impl Http {
         let client = clients.entry(reach).or_insert_with(|| client(reach, &self.resolver));
         Fetcher { client: client.clone(), reach }
     }
+}
+
+/// Returns whether somebody at one of the addresses has a certificate for a name.
+///
+/// Its owner can let a look-up say what they like, and be found elsewhere by the next one. They cannot make
+/// somebody else's machine answer by that name.
+async fn is_served_at(
+    name: &str,
+    addresses: &[IpAddr],
+    port: u16,
+    roots: Arc<RootCertStore>,
+) -> bool {
+    let Ok(name) = ServerName::try_from(name.to_owned()) else { return false };
+    let connector = TlsConnector::from(Arc::new(tls::client(roots)));
+    let asked = addresses.iter().take(ASKED_MAX).map(|address| {
+        let (connector, name) = (&connector, name.clone());
+        Box::pin(async move {
+            let stream = TcpStream::connect((*address, port)).await?;
+            connector.connect(name, stream).await
+        })
+    });
+    !addresses.is_empty() && matches!(timeout(CONNECT_TIMEOUT, select_ok(asked)).await, Ok(Ok(_)))
 }
 
 fn client(reach: Reach, resolver: &Arc<dyn Lookup>) -> reqwest::Client {
@@ -245,8 +281,11 @@ fn refusal(error: &reqwest::Error) -> Option<Refusal> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
 
     use super::*;
 
@@ -303,6 +342,57 @@ mod tests {
         assert!(refused, "{error:?}");
         assert!(!error.to_string().contains("secret"), "{error}");
         assert_eq!(connections.load(Ordering::Relaxed), 0);
+    }
+
+    /// Only its own look-up says that it is in a private network: the transport reaches it elsewhere.
+    #[tokio::test(start_paused = true)]
+    async fn name_that_points_into_a_private_network_opens_it_only_if_it_is_served_there() {
+        // For benchmarks: nobody is there.
+        let private = "198.18.0.1".parse().unwrap();
+        let rebinding = Rebinding { answers: vec![private], asked: AtomicUsize::new(0) };
+        let http = Http::resolving(Arc::new(rebinding));
+
+        let fetcher = http.around(&url("https://evil.test/mcp")).await;
+
+        assert_eq!(fetcher.reach, Reach::default());
+    }
+
+    #[tokio::test]
+    async fn name_is_served_where_somebody_has_its_certificate() {
+        // A throw-away authority, and a certificate of its for `localhost`.
+        let ca = include_bytes!("../telemetry/testdata/ca.pem");
+        let certificate = include_bytes!("../telemetry/testdata/cert.pem");
+        let key = include_bytes!("../telemetry/testdata/key.pem");
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(certificate).unwrap()],
+                PrivateKeyDer::from_pem_slice(key).unwrap(),
+            )
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = acceptor.accept(stream).await;
+            }
+        });
+        let (roots, nobody) = (Arc::new(roots), Arc::new(RootCertStore::empty()));
+
+        for (name, roots, expected) in [
+            ("localhost", &roots, true),
+            ("evil.test", &roots, false),
+            ("localhost", &nobody, false),
+        ] {
+            let (ip, port, roots) = (address.ip(), address.port(), Arc::clone(roots));
+            assert_eq!(is_served_at(name, &[ip], port, roots).await, expected, "{name}");
+        }
     }
 
     #[tokio::test]

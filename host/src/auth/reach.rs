@@ -3,7 +3,9 @@
 //! A server names its authorization server, and that one its endpoints: whoever controls either could
 //! make this process fetch from the machine it runs on or from the network around it. So what they name
 //! must be `https` and public, unless the user's own config points into such a range. Addresses are
-//! judged after resolution, and the judged address is the one that is connected to.
+//! judged after resolution, and the judged address is the one that is connected to. A server opens private
+//! networks only if it is served there, with a certificate for its name: its owner decides what it resolves
+//! to, each time anew.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -42,7 +44,7 @@ enum Zone {
 }
 
 impl Reach {
-    /// Returns what the server at `url` opens; `addresses` are those of its host.
+    /// Returns what the server at `url` opens; `addresses` are those of its host, where it is served.
     ///
     /// Only a URL that says so opens this machine: a public name whose owner lets it point here does
     /// not. A name in the networks around opens them, because companies name their servers.
@@ -52,6 +54,11 @@ impl Reach {
             loopback: is_loopback(url),
             private: !addresses.is_empty() && zones().all(|zone| zone == Zone::Private),
         }
+    }
+
+    /// Returns whether it opens private networks.
+    pub(super) fn is_private(self) -> bool {
+        self.private
     }
 
     /// Judges a URL before anything is resolved.

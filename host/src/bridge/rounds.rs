@@ -14,6 +14,9 @@ use crate::upstream::UpstreamError;
 /// A server may ask so often for one request.
 pub(super) const ROUNDS_MAX: usize = 10;
 
+/// And so much at once. Who is asked more will not answer.
+const QUESTIONS_MAX: usize = 64;
+
 /// Returns whether an answer is a question.
 pub(crate) fn is_input_required(answer: &Message) -> bool {
     !answer.is_error() && answer.body_member("resultType") == Some(br#""input_required""#)
@@ -31,7 +34,7 @@ pub(crate) async fn next_round(
         let reason = format!("it asked more than {ROUNDS_MAX} times");
         return Err(UpstreamError::Invalid { upstream: upstream.to_string(), reason }.into());
     }
-    let requests = answer.body_member("inputRequests").unwrap_or(b"{}");
+    let requests = requests(upstream, answer)?;
     // All at once: a client that can be asked only in answer to a request is asked once.
     let asked = json::members(requests).map(|(key, range)| async move {
         let request = &requests[range];
@@ -61,4 +64,38 @@ pub(crate) async fn next_round(
     members.extend(state.map(|state| ("requestState", state)));
     let params = edit::remove(params, &["inputResponses", "requestState"]);
     Ok(edit::set(&params, &members).into())
+}
+
+/// Returns what an answer asks, by key.
+fn requests<'a>(upstream: &str, answer: &'a Message) -> Result<&'a [u8], UpstreamError> {
+    let requests = answer.body_member("inputRequests").unwrap_or(b"{}");
+    if json::members(requests).nth(QUESTIONS_MAX).is_none() {
+        return Ok(requests);
+    }
+    let reason = format!("it asked more than {QUESTIONS_MAX} things at once");
+    Err(UpstreamError::Invalid { upstream: upstream.to_owned(), reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asking(questions: usize) -> Message {
+        let requests: Vec<_> =
+            (0..questions).map(|key| format!(r#""{key}":{{"method":"roots/list"}}"#)).collect();
+        let requests = requests.join(",");
+        let result = format!(r#"{{"resultType":"input_required","inputRequests":{{{requests}}}}}"#);
+        let line = format!(r#"{{"jsonrpc":"2.0","id":1,"result":{result}}}"#);
+        Message::parse(line.into()).unwrap()
+    }
+
+    #[test]
+    fn a_server_that_asks_too_much_at_once_is_refused() {
+        let answer = asking(QUESTIONS_MAX);
+        let asked = requests("up", &answer).unwrap();
+        assert_eq!(json::members(asked).count(), QUESTIONS_MAX);
+
+        let error = requests("up", &asking(QUESTIONS_MAX + 1)).unwrap_err().to_string();
+        assert!(error.contains("it asked more than 64 things at once"), "{error}");
+    }
 }

@@ -32,12 +32,13 @@ pub struct Parser {
     event: Event,
     /// The `data` lines of the event so far.
     data: Vec<Bytes>,
-    data_bytes: usize,
+    /// What was read since the last event, and what it takes to keep it.
+    event_bytes: usize,
     limit: usize,
 }
 
 impl Parser {
-    /// Returns a parser of events up to `limit` bytes.
+    /// Returns a parser of events up to `limit` bytes. Lines that belong to no event count for the next one.
     pub fn new(limit: usize) -> Self {
         Self {
             buffer: BytesMut::new(),
@@ -45,7 +46,7 @@ impl Parser {
             after_return: false,
             event: Event::default(),
             data: Vec::new(),
-            data_bytes: 0,
+            event_bytes: 0,
             limit,
         }
     }
@@ -58,6 +59,10 @@ impl Parser {
     /// Returns the next event that is complete.
     pub fn next_event(&mut self) -> Result<Option<Event>, TooLong> {
         while let Some(line) = self.line() {
+            self.event_bytes += line.len() + 1;
+            if self.event_bytes > self.limit {
+                return Err(TooLong);
+            }
             if line.is_empty() {
                 let mut event = std::mem::take(&mut self.event);
                 event.data = match &mut self.data[..] {
@@ -65,16 +70,13 @@ impl Parser {
                     lines => lines.join(&b"\n"[..]).into(),
                 };
                 self.data.clear();
-                self.data_bytes = 0;
                 if event != Event::default() {
+                    self.event_bytes = 0;
                     return Ok(Some(event));
                 }
                 continue;
             }
             self.field(&line);
-            if self.data_bytes > self.limit {
-                return Err(TooLong);
-            }
         }
         if self.buffer.len() > self.limit { Err(TooLong) } else { Ok(None) }
     }
@@ -106,7 +108,8 @@ impl Parser {
         });
         match name.strip_prefix(b"\xef\xbb\xbf").unwrap_or(name) {
             b"data" => {
-                self.data_bytes += value.len() + 1;
+                // Many short lines take more memory than there is text.
+                self.event_bytes += size_of::<Bytes>();
                 self.data.push(value);
             }
             b"id" if !value.contains(&0) => self.event.id = Some(value),
@@ -186,6 +189,28 @@ mod tests {
         let mut parser = Parser::new(1000);
         parser.feed(&[b'x'; 1001]);
         assert_eq!(parser.next_event(), Err(TooLong));
+    }
+
+    #[test]
+    fn lines_that_make_no_event_count_for_the_next_one() {
+        for line in ["\n", ": nothing\n\n", "data:\n\n", "x: y\n"] {
+            let mut parser = Parser::new(1000);
+            parser.feed(line.repeat(1001).as_bytes());
+            assert_eq!(parser.next_event(), Err(TooLong), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_of_many_short_lines_counts_what_it_takes_to_keep_them() {
+        let mut parser = Parser::new(1000);
+        parser.feed("data:\n".repeat(30).as_bytes());
+        assert_eq!(parser.next_event(), Err(TooLong));
+    }
+
+    #[test]
+    fn each_event_has_the_limit_for_itself() {
+        let text = "data: 1\n\n".repeat(1000);
+        assert_eq!(parse(&[&text]).len(), 1000);
     }
 
     #[test]

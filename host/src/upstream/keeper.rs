@@ -337,7 +337,11 @@ impl Upstream {
             let compose = |id| vec![mcp::request_line(id, "subscriptions/listen", &params).into()];
             let ended = tokio::select! {
                 ended = connection.call(FOR_EVER, Sender::default(), compose, |_| {}) => ended,
-                _ = wants.wait_for(|wants| wants.resources != uris) => continue,
+                _ = wants.wait_for(|wants| wants.resources != uris) => {
+                    // Nobody listens until the next request is there.
+                    self.stale(&ListKind::ALL);
+                    continue;
+                }
             };
             match ended {
                 // It has nothing to tell.
@@ -465,4 +469,59 @@ fn not_taken(heard: &Heard) -> Option<String> {
 /// Returns the pause after so many failures in a row before this one.
 fn back_off(failures: u32) -> Duration {
     (BACK_OFF_MIN * 2u32.saturating_pow(failures)).min(BACK_OFF_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use ultra_store::{MemoryOptions, MemoryStore, Redactor};
+
+    use super::*;
+    use crate::upstream::{Definition, Guard, Program, Wants};
+    use crate::wire::Outbox;
+
+    fn upstream() -> Upstream {
+        let program = Program {
+            command: "/none".to_owned(),
+            args: Vec::new(),
+            env: Default::default(),
+            inherited: Arc::default(),
+            cwd: None,
+        };
+        let endpoint = Endpoint::Stdio(program);
+        let definition = Definition { name: "up".into(), endpoint, era: None, is_shared: true };
+        let surroundings = Surroundings::of_gateway(
+            Arc::new(Guard::new("/none".into())),
+            Arc::new(MemoryStore::new(MemoryOptions::default())),
+            Redactor::new(Vec::new()),
+            Default::default(),
+            LIST_TIMEOUT,
+            Arc::default(),
+        );
+        Upstream::new(definition, Arc::new(surroundings))
+    }
+
+    /// What changes while nobody listens is told to nobody.
+    #[tokio::test]
+    async fn lists_are_looked_at_again_when_something_else_is_listened_to() {
+        let upstream = upstream();
+        let outbox = Arc::new(Outbox::default());
+        let outlet: Arc<dyn Outlet> = Arc::<Outbox>::clone(&outbox);
+        let connection = Arc::new(Connection::new("up".into(), outlet));
+        let wanting = async {
+            tokio::task::yield_now().await;
+            let before = lock(&upstream.stale).clone();
+            let resources = vec![Bytes::from_static(b"\"file:///a\"")];
+            upstream.wants(&"session".into(), Wants { resources, log_level: None });
+            tokio::task::yield_now().await;
+            (before, lock(&upstream.stale).clone())
+        };
+
+        let (before, after) = tokio::select! {
+            () = upstream.listen(&connection) => unreachable!("it has no end"),
+            stale = wanting => stale,
+        };
+
+        assert_eq!(before, []);
+        assert_eq!(after, ListKind::ALL);
+    }
 }

@@ -13,6 +13,9 @@ const ITEMS_MAX: usize = 20_000;
 /// On this many pages.
 const PAGES_MAX: usize = 1000;
 
+/// In this many bytes, all pages together: they stay in memory.
+const BYTES_MAX: usize = 64 << 20;
+
 /// The lists an upstream may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ListKind {
@@ -150,8 +153,8 @@ fn items(result: &Bytes, kind: ListKind) -> Option<Vec<Bytes>> {
 ///
 /// # Errors
 ///
-/// Those of `page`, and [`UpstreamError::Invalid`] for a result that is no list, or more items than
-/// the limit. A cursor that was there before ends the list: what was gathered is as good as it gets.
+/// Those of `page`, and [`UpstreamError::Invalid`] for a result that is no list, or more items, pages or
+/// bytes than the limit. A cursor that was there before ends the list: what was gathered is as good as it gets.
 pub(super) async fn gather<F>(
     upstream: &str,
     kind: ListKind,
@@ -162,9 +165,15 @@ where
 {
     let invalid = |reason: String| UpstreamError::Invalid { upstream: upstream.to_owned(), reason };
     let mut all = Vec::new();
+    let mut bytes = 0;
     let mut cursors: Vec<Bytes> = Vec::new();
     for _ in 0..PAGES_MAX {
         let result = page(cursors.last().cloned()).await?;
+        bytes += result.len();
+        if bytes > BYTES_MAX {
+            let mib = BYTES_MAX >> 20;
+            return Err(invalid(format!("`{}` lists more than {mib} MiB", kind.method())));
+        }
         // Copied: an item lives long, and must not keep the buffer of its line alive.
         let result = Bytes::copy_from_slice(&result);
         let Some(items) = items(&result, kind) else {
@@ -226,6 +235,21 @@ mod tests {
             r#"{"tools":[4]}"#,
         ];
         assert_eq!(gathered(&pages).await.unwrap(), ["1", "2", "3", "4"]);
+    }
+
+    #[tokio::test]
+    async fn a_list_of_many_long_pages_is_refused() {
+        let mut asked = 0;
+        let gathered = gather("up", ListKind::Tools, |_| {
+            asked += 1;
+            let text = "x".repeat(BYTES_MAX / 4);
+            let page = format!(r#"{{"tools":["{text}"],"nextCursor":"{asked}"}}"#);
+            async move { Ok(page.into()) }
+        });
+        let error = gathered.await.unwrap_err().to_string();
+
+        assert!(error.contains("`tools/list` lists more than 64 MiB"), "{error}");
+        assert_eq!(asked, 4);
     }
 
     #[tokio::test]

@@ -314,10 +314,10 @@ impl Upstream {
                 let params = format!(r#"{{"level":"{}"}}"#, level.as_str());
                 self.tell(connection, "logging", "logging/setLevel", params.as_bytes()).await;
             }
-            for uri in told.resources.iter().filter(|uri| !wanted.resources.contains(uri)) {
+            for uri in missing(&told.resources, &wanted.resources) {
                 self.tell_of(connection, "resources/unsubscribe", uri).await;
             }
-            for uri in wanted.resources.iter().filter(|uri| !told.resources.contains(uri)) {
+            for uri in missing(&wanted.resources, &told.resources) {
                 self.tell_of(connection, "resources/subscribe", uri).await;
             }
             told = wanted;
@@ -342,6 +342,11 @@ impl Upstream {
             tracing::debug!(upstream = %self.name, %error, "`{method}` failed");
         }
     }
+}
+
+/// Returns those of `uris` that are not among `others`, which are sorted: there may be thousands of each.
+fn missing<'a>(uris: &'a [Bytes], others: &'a [Bytes]) -> impl Iterator<Item = &'a Bytes> {
+    uris.iter().filter(|uri| others.binary_search(uri).is_err())
 }
 
 #[cfg(test)]
@@ -431,5 +436,15 @@ mod tests {
 
         assert_eq!(all, wants(&["\"a\"", "\"b\"", "\"c\""], Some(b"\"info\"")));
         assert_eq!(Wants::all(std::iter::empty()), Wants::default());
+    }
+
+    #[test]
+    fn what_is_wanted_anew_is_found_among_many() {
+        let uris: Vec<_> = (100_000..200_000).map(|uri| Bytes::from(uri.to_string())).collect();
+        let [some, others] = [&uris[..90_000], &uris[10_000..]];
+
+        assert!(missing(some, others).eq(&uris[..10_000]));
+        assert!(missing(others, some).eq(&uris[90_000..]));
+        assert_eq!(missing(some, &uris).count(), 0);
     }
 }
