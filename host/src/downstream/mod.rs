@@ -9,6 +9,8 @@ mod question;
 mod reply;
 mod session;
 pub mod stdio;
+#[cfg(test)]
+mod testing;
 
 pub use open::OpenRequest;
 pub use question::Question;

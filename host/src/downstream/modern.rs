@@ -171,3 +171,36 @@ impl Known {
         tokio::spawn(async move { session.end(Duration::ZERO).await });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::downstream::http::Stream;
+    use crate::downstream::testing;
+    use crate::wire::LINE_BYTES_MAX;
+
+    /// Returns a request of a sender that calls itself so.
+    fn discover(sender: &str) -> Message {
+        let request = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{{"name":"{sender}"}},"io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}"#
+        );
+        Message::parse(request.into()).unwrap()
+    }
+
+    fn meta(sender: &str) -> RequestMeta {
+        RequestMeta::of(&discover(sender)).unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_ends_nobody_elses_session() {
+        let senders = Senders::new(testing::setup(), Channel::Nowhere);
+        let session = senders.session(None, &meta("a")).unwrap();
+        let stream = Arc::new(Stream::new(None));
+        stream.push(&[vec![b'x'; LINE_BYTES_MAX + 1].into()]).unwrap();
+
+        let reply_to = ReplyTo::Stream(Arc::clone(&stream));
+        senders.request(None, discover("a"), Ok(meta("a")), reply_to);
+
+        assert!(Arc::ptr_eq(&session, &senders.session(None, &meta("a")).unwrap()));
+    }
+}
