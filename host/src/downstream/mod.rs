@@ -7,6 +7,7 @@ mod modern;
 mod open;
 mod question;
 mod reply;
+mod room;
 mod session;
 pub mod stdio;
 #[cfg(test)]

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::{Channel, ReplyTo};
+use super::room::{self, Place, Room, room};
 use super::{OpenRequest, Session, Setup, reply};
 use crate::aggregator::Target;
 use crate::lock;
@@ -106,7 +107,7 @@ impl Senders {
         }
     }
 
-    /// Returns the session of a sender; none if there are too many and all are busy.
+    /// Returns the session of a sender; none if there is no [`room`].
     fn session(&self, subject: Option<&Arc<str>>, meta: &RequestMeta) -> Option<Arc<Session>> {
         let sender = Sender {
             subject: subject.cloned(),
@@ -127,10 +128,13 @@ impl Senders {
             info: sender.info.as_deref().map(Bytes::copy_from_slice),
             ..sender
         };
-        if sessions.len() >= SENDERS_MAX {
-            let idle = sessions.iter().filter(|(_, known)| !known.session.is_busy());
-            let oldest = idle.min_by_key(|(_, known)| known.used).map(|(sender, _)| sender.clone());
-            sessions.remove(&oldest?)?.end();
+        if sessions.len() >= room::half(SENDERS_MAX) {
+            let places = sessions.iter().map(|(sender, known)| known.place(sender)).collect();
+            match room(SENDERS_MAX, subject, places) {
+                Room::Free => {}
+                Room::Of(sender) => sessions.remove(&sender)?.end(),
+                Room::None => return None,
+            }
         }
         let shutdown = self.setup.shutdown.child_token();
         let subject = sender.subject.clone();
@@ -165,6 +169,16 @@ impl Senders {
 }
 
 impl Known {
+    /// Returns the place it has. Of others alike, one that was used later is worth more.
+    fn place(&self, sender: &Sender) -> Place<Sender, Instant> {
+        Place {
+            id: sender.clone(),
+            subject: sender.subject.clone(),
+            is_in_use: self.session.is_busy(),
+            worth: self.used,
+        }
+    }
+
     fn end(self) {
         self.shutdown.cancel();
         let session = self.session;
@@ -180,15 +194,15 @@ mod tests {
     use crate::wire::LINE_BYTES_MAX;
 
     /// Returns a request of a sender that calls itself so.
-    fn discover(sender: &str) -> Message {
+    fn request(method: &str, sender: &str) -> Message {
         let request = format!(
-            r#"{{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{{"name":"{sender}"}},"io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}"#
+            r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{{"name":"{sender}"}},"io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}"#
         );
         Message::parse(request.into()).unwrap()
     }
 
     fn meta(sender: &str) -> RequestMeta {
-        RequestMeta::of(&discover(sender)).unwrap().unwrap()
+        RequestMeta::of(&request("server/discover", sender)).unwrap().unwrap()
     }
 
     #[tokio::test]
@@ -199,8 +213,26 @@ mod tests {
         stream.push(&[vec![b'x'; LINE_BYTES_MAX + 1].into()]).unwrap();
 
         let reply_to = ReplyTo::Stream(Arc::clone(&stream));
-        senders.request(None, discover("a"), Ok(meta("a")), reply_to);
+        senders.request(None, request("server/discover", "a"), Ok(meta("a")), reply_to);
 
         assert!(Arc::ptr_eq(&session, &senders.session(None, &meta("a")).unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_subject_whose_senders_all_listen_leaves_room_for_others() {
+        let senders = Senders::new(testing::setup(), Channel::Nowhere);
+        let (ada, bob) = (Arc::from("ada"), Arc::from("bob"));
+        let listen = |number: usize| {
+            let sender = number.to_string();
+            let message = request("subscriptions/listen", &sender);
+            let reply_to = ReplyTo::Stream(Arc::new(Stream::new(None)));
+            senders.request(Some(&bob), message, Ok(meta(&sender)), reply_to)
+        };
+
+        let listening = (0..).map_while(listen).count();
+
+        assert_eq!(listening, SENDERS_MAX);
+        assert!(senders.session(Some(&ada), &meta("a")).is_some());
+        assert!(listen(SENDERS_MAX).is_none());
     }
 }
