@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::HeaderName;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -162,9 +163,7 @@ impl Senders {
     pub(super) async fn end(&self, grace: Duration) {
         let sessions: Vec<_> =
             lock(&self.sessions).drain().map(|(_, known)| known.session).collect();
-        for session in &sessions {
-            session.end(grace).await;
-        }
+        join_all(sessions.iter().map(|session| session.end(grace))).await;
     }
 }
 
@@ -188,9 +187,12 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::watch;
+
     use super::*;
     use crate::downstream::http::Stream;
     use crate::downstream::testing;
+    use crate::gateway::Gateway;
     use crate::wire::LINE_BYTES_MAX;
 
     /// Returns a request of a sender that calls itself so.
@@ -234,5 +236,22 @@ mod tests {
         assert_eq!(listening, SENDERS_MAX);
         assert!(senders.session(Some(&ada), &meta("a")).is_some());
         assert!(listen(SENDERS_MAX).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_is_open_has_the_same_time_to_end() {
+        // Nobody hands it over: calls wait for it.
+        let (_pipeline, loading) = watch::channel(None);
+        let setup = Setup { gateway: Gateway::new(loading), ..testing::setup() };
+        let senders = Senders::new(setup, Channel::Nowhere);
+        for sender in ["a", "b", "c"] {
+            let reply_to = ReplyTo::Stream(Arc::new(Stream::new(None)));
+            senders.request(None, request("tools/list", sender), Ok(meta(sender)), reply_to);
+        }
+        let (began, grace) = (Instant::now(), Duration::from_secs(1));
+
+        senders.end(grace).await;
+
+        assert!(began.elapsed() < grace * 2, "{:?}", began.elapsed());
     }
 }

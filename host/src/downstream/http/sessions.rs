@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -156,10 +157,11 @@ impl Sessions {
 
     pub(super) async fn end(&self, grace: Duration) {
         let open: Vec<_> = lock(&self.open).drain().map(|(_, session)| session).collect();
-        for session in open {
+        let ending = open.iter().map(|session| async {
             session.session.end(grace).await;
             session.unasked.end();
-        }
+        });
+        join_all(ending).await;
     }
 }
 
