@@ -2,7 +2,7 @@
 //! the same share one set of upstreams.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,7 +43,8 @@ struct Sender {
 }
 
 struct Known {
-    session: Arc<Session>,
+    /// Made by the first that needs it, without holding up other senders: catalogs are read for it.
+    session: Arc<OnceLock<Arc<Session>>>,
     shutdown: CancellationToken,
     used: Instant,
 }
@@ -103,7 +104,7 @@ impl Senders {
     pub(super) fn notification(&self, message: &Message) {
         let sessions: Vec<_> =
             lock(&self.sessions).values().map(|known| Arc::clone(&known.session)).collect();
-        for session in sessions {
+        for session in sessions.iter().filter_map(|session| session.get()) {
             session.notification(message);
         }
     }
@@ -115,13 +116,23 @@ impl Senders {
             capabilities: meta.capabilities.clone(),
             info: meta.client_info.clone(),
         };
+        let (session, shutdown) = self.place(sender)?;
+        let make = || {
+            let setup = Setup { shutdown, subject: subject.cloned(), ..self.setup.clone() };
+            Session::modern(setup, self.channel.clone(), meta)
+        };
+        Some(Arc::clone(session.get_or_init(make)))
+    }
+
+    /// Returns where the session of a sender is or will be, and what ends it.
+    fn place(&self, sender: Sender) -> Option<(Arc<OnceLock<Arc<Session>>>, CancellationToken)> {
         let now = Instant::now();
         let mut sessions = lock(&self.sessions);
         if let Some(known) = sessions.get_mut(&sender)
             && !known.shutdown.is_cancelled()
         {
             known.used = now;
-            return Some(Arc::clone(&known.session));
+            return Some((Arc::clone(&known.session), known.shutdown.clone()));
         }
         // Copied: what is remembered must not keep the buffer of a line alive.
         let sender = Sender {
@@ -131,28 +142,28 @@ impl Senders {
         };
         if sessions.len() >= room::half(SENDERS_MAX) {
             let places = sessions.iter().map(|(sender, known)| known.place(sender)).collect();
-            match room(SENDERS_MAX, subject, places) {
+            match room(SENDERS_MAX, sender.subject.as_ref(), places) {
                 Room::Free => {}
                 Room::Of(sender) => sessions.remove(&sender)?.end(),
                 Room::None => return None,
             }
         }
         let shutdown = self.setup.shutdown.child_token();
-        let subject = sender.subject.clone();
-        let setup = Setup { shutdown: shutdown.clone(), subject, ..self.setup.clone() };
-        let session = Session::modern(setup, self.channel.clone(), meta);
-        let known = Known { session: Arc::clone(&session), shutdown, used: now };
+        let session = Arc::default();
+        let known = Known { session: Arc::clone(&session), shutdown: shutdown.clone(), used: now };
         if let Some(ended) = sessions.insert(sender, known) {
             ended.end();
         }
-        Some(session)
+        Some((session, shutdown))
     }
 
     /// Ends the upstreams of senders that have been silent for long.
+    ///
+    /// Not on stdio: its one client says the same as long as it runs, and servers may keep something for it.
     pub(super) fn end_idle(&self) {
         let now = Instant::now();
         let idle: Vec<_> = lock(&self.sessions)
-            .extract_if(|_, known| now - known.used > IDLE_TIMEOUT && !known.session.is_busy())
+            .extract_if(|_, known| now - known.used > IDLE_TIMEOUT && !known.is_in_use())
             .collect();
         for (_, known) in idle {
             known.end();
@@ -163,7 +174,8 @@ impl Senders {
     pub(super) async fn end(&self, grace: Duration) {
         let sessions: Vec<_> =
             lock(&self.sessions).drain().map(|(_, known)| known.session).collect();
-        join_all(sessions.iter().map(|session| session.end(grace))).await;
+        let made = sessions.iter().filter_map(|session| session.get());
+        join_all(made.map(|session| session.end(grace))).await;
     }
 }
 
@@ -173,15 +185,21 @@ impl Known {
         Place {
             id: sender.clone(),
             subject: sender.subject.clone(),
-            is_in_use: self.session.is_busy(),
+            is_in_use: self.is_in_use(),
             worth: self.used,
         }
     }
 
+    /// Returns whether something is open, or will be.
+    fn is_in_use(&self) -> bool {
+        self.session.get().is_none_or(|session| session.is_busy())
+    }
+
     fn end(self) {
         self.shutdown.cancel();
-        let session = self.session;
-        tokio::spawn(async move { session.end(Duration::ZERO).await });
+        if let Some(session) = self.session.get().cloned() {
+            tokio::spawn(async move { session.end(Duration::ZERO).await });
+        }
     }
 }
 
