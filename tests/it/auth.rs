@@ -1,6 +1,6 @@
 //! OAuth towards servers: the whole way, with a server of our own that keeps count.
 
-mod commands;
+pub(crate) mod commands;
 mod processes;
 mod real;
 mod refusals;

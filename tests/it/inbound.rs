@@ -9,10 +9,12 @@ use http::Request;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use ultra_tests::oauth::issuer::Issuer;
-use ultra_tests::oauth::plain_http;
+use ultra_tests::oauth::{Behaviour, Protected, plain_http};
 use ultra_tests::session::PATIENCE;
 use ultra_tests::ultra::Setup;
 use ultra_tests::{Fake, Ultra, program};
+
+use super::auth::commands::key_file;
 
 /// A gateway on HTTP that is signed in to, and its authorization server.
 struct Gateway {
@@ -107,7 +109,7 @@ impl Gateway {
     async fn initialize(&self, path: &str, token: &str) -> Reply {
         let params = json!({
             "protocolVersion": "2025-11-25",
-            "capabilities": {},
+            "capabilities": {"elicitation": {"form": {}, "url": {}}},
             "clientInfo": {"name": "client", "version": "1"},
         });
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params});
@@ -126,7 +128,7 @@ impl Gateway {
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
             "io.modelcontextprotocol/clientInfo": {"name": "client", "version": "1"},
             "io.modelcontextprotocol/clientCapabilities": {
-                "elicitation": {},
+                "elicitation": {"form": {}, "url": {}},
                 "extensions": {"io.modelcontextprotocol/tasks": {}},
             },
         });
@@ -446,4 +448,46 @@ async fn a_clients_token_never_reaches_an_upstream() {
     assert!(seen.contains("tools/call") && seen.contains("content-type:"), "{seen}");
     assert!(!seen.contains("authorization"), "{seen}");
     assert!(!seen.contains(&token.to_lowercase()), "{seen}");
+}
+
+/// Whoever began there could have this machine end it, and everybody would have their account.
+#[tokio::test]
+async fn a_client_elsewhere_is_not_told_where_to_sign_in() {
+    let protected = Protected::start(Behaviour { is_open: true, ..Behaviour::default() }).await;
+    let closed = Protected::start(Behaviour::default()).await;
+    let server = |protected: &Protected| json!({"url": protected.url(), "enabled": true});
+    let upstreams = json!({"it": server(&protected), "closed": server(&closed)});
+    let setup = Ultra::setup().memory().yaml(&format!("upstream: {upstreams}"));
+    let key = key_file(setup.dir());
+    let setup = setup.env("ULTRA_KEY_FILE", key).env("BROWSER", "true");
+    let gateway = Gateway::start(setup, &json!({})).await;
+    let token = gateway.token("ada");
+    let session = gateway.initialize("/mcp", &token).await.session;
+    gateway.has_tool("/mcp", &token, "it__whoami").await;
+    let call = json!({"name": "it__whoami", "arguments": {}});
+    while !gateway.legacy(&token, &session, "tools/call", &call).await.body.contains("somebody") {}
+    protected.behave(|behaviour| behaviour.is_open = false);
+
+    let legacy = gateway.legacy(&token, &session, "tools/call", &call).await;
+    let modern = gateway.modern("/mcp", &token, "tools/call", &call).await;
+
+    let told = json!({
+        "code": -32011,
+        "message": "upstream `it` wants somebody to sign in: run `ultra auth login it` on the gateway's machine",
+        "data": {"gateway": "ultra", "upstream": "it", "executed": "no"},
+    });
+    assert_eq!(legacy.json()["error"], told);
+    assert_eq!(modern.json()["error"], legacy.json()["error"]);
+
+    let status = json!({"name": "ultra_status", "arguments": {}});
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = gateway.legacy(&token, &session, "tools/call", &status).await;
+        assert!(!status.body.contains("/authorize"), "{status:?}");
+        if status.body.contains("ultra auth login closed") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "nobody is told: {status:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -266,6 +266,24 @@ async fn slow_and_silent_servers_delay_neither_initialize_nor_lists() {
 }
 
 #[tokio::test]
+async fn an_open_call_of_a_modern_client_may_finish_after_the_end_of_input() {
+    let ultra = Ultra::setup().memory().late_upstream(&Fake::new("fake")).start();
+    let call = |ms: u64| {
+        json!({"name": "fake__slow", "arguments": {"ms": ms, "steps": 1}, "_meta": {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }})
+    };
+    ultra.request("tools/call", call(0)).await.result();
+
+    let open = ultra.send_request("tools/call", call(500)).await;
+    ultra.close_input().await;
+
+    ultra.response(&open).await.result();
+}
+
+#[tokio::test]
 async fn the_list_is_remembered_for_the_next_start() {
     let setup = Ultra::setup();
     let slow = setup.dir().join("slow");

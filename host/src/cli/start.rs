@@ -94,7 +94,12 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     let authorizer: Arc<OnceLock<Authorizer>> = Arc::default();
     let inherited = Arc::new(environment.for_children());
     let options = auth::Options::of(environment).ok();
-    let definitions = Definitions { inherited, options, authorizer: Arc::clone(&authorizer) };
+    let definitions = Definitions {
+        inherited,
+        options,
+        authorizer: Arc::clone(&authorizer),
+        serves_others: listener.as_ref().is_some_and(|(_, guard)| guard.serves_others()),
+    };
     let (changes, upstreams) = watch::channel(definitions.of(&config)?);
     tokio::spawn(follow(
         changes,
@@ -349,6 +354,8 @@ struct Definitions {
     options: Option<auth::Options>,
     /// Made for the first server that may want a token: it costs memory and milliseconds.
     authorizer: Arc<OnceLock<Authorizer>>,
+    /// Clients may be on other machines.
+    serves_others: bool,
 }
 
 impl Definitions {
@@ -398,6 +405,7 @@ impl Definitions {
             endpoint,
             era: upstream.era,
             is_shared: upstream.shared,
+            hides_sign_in: self.serves_others,
         })
     }
 }

@@ -7,8 +7,11 @@ mod modern;
 mod open;
 mod question;
 mod reply;
+mod room;
 mod session;
 pub mod stdio;
+#[cfg(test)]
+mod testing;
 
 pub use open::OpenRequest;
 pub use question::Question;

@@ -2,15 +2,17 @@
 //! the same share one set of upstreams.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::HeaderName;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::{Channel, ReplyTo};
+use super::room::{self, Place, Room, room};
 use super::{OpenRequest, Session, Setup, reply};
 use crate::aggregator::Target;
 use crate::lock;
@@ -41,7 +43,8 @@ struct Sender {
 }
 
 struct Known {
-    session: Arc<Session>,
+    /// Made by the first that needs it, without holding up other senders: catalogs are read for it.
+    session: Arc<OnceLock<Arc<Session>>>,
     shutdown: CancellationToken,
     used: Instant,
 }
@@ -101,25 +104,35 @@ impl Senders {
     pub(super) fn notification(&self, message: &Message) {
         let sessions: Vec<_> =
             lock(&self.sessions).values().map(|known| Arc::clone(&known.session)).collect();
-        for session in sessions {
+        for session in sessions.iter().filter_map(|session| session.get()) {
             session.notification(message);
         }
     }
 
-    /// Returns the session of a sender; none if there are too many and all are busy.
+    /// Returns the session of a sender; none if there is no [`room`].
     fn session(&self, subject: Option<&Arc<str>>, meta: &RequestMeta) -> Option<Arc<Session>> {
         let sender = Sender {
             subject: subject.cloned(),
             capabilities: meta.capabilities.clone(),
             info: meta.client_info.clone(),
         };
+        let (session, shutdown) = self.place(sender)?;
+        let make = || {
+            let setup = Setup { shutdown, subject: subject.cloned(), ..self.setup.clone() };
+            Session::modern(setup, self.channel.clone(), meta)
+        };
+        Some(Arc::clone(session.get_or_init(make)))
+    }
+
+    /// Returns where the session of a sender is or will be, and what ends it.
+    fn place(&self, sender: Sender) -> Option<(Arc<OnceLock<Arc<Session>>>, CancellationToken)> {
         let now = Instant::now();
         let mut sessions = lock(&self.sessions);
         if let Some(known) = sessions.get_mut(&sender)
             && !known.shutdown.is_cancelled()
         {
             known.used = now;
-            return Some(Arc::clone(&known.session));
+            return Some((Arc::clone(&known.session), known.shutdown.clone()));
         }
         // Copied: what is remembered must not keep the buffer of a line alive.
         let sender = Sender {
@@ -127,27 +140,30 @@ impl Senders {
             info: sender.info.as_deref().map(Bytes::copy_from_slice),
             ..sender
         };
-        if sessions.len() >= SENDERS_MAX {
-            let idle = sessions.iter().filter(|(_, known)| !known.session.is_busy());
-            let oldest = idle.min_by_key(|(_, known)| known.used).map(|(sender, _)| sender.clone());
-            sessions.remove(&oldest?)?.end();
+        if sessions.len() >= room::half(SENDERS_MAX) {
+            let places = sessions.iter().map(|(sender, known)| known.place(sender)).collect();
+            match room(SENDERS_MAX, sender.subject.as_ref(), places) {
+                Room::Free => {}
+                Room::Of(sender) => sessions.remove(&sender)?.end(),
+                Room::None => return None,
+            }
         }
         let shutdown = self.setup.shutdown.child_token();
-        let subject = sender.subject.clone();
-        let setup = Setup { shutdown: shutdown.clone(), subject, ..self.setup.clone() };
-        let session = Session::modern(setup, self.channel.clone(), meta);
-        let known = Known { session: Arc::clone(&session), shutdown, used: now };
+        let session = Arc::default();
+        let known = Known { session: Arc::clone(&session), shutdown: shutdown.clone(), used: now };
         if let Some(ended) = sessions.insert(sender, known) {
             ended.end();
         }
-        Some(session)
+        Some((session, shutdown))
     }
 
     /// Ends the upstreams of senders that have been silent for long.
+    ///
+    /// Not on stdio: its one client says the same as long as it runs, and servers may keep something for it.
     pub(super) fn end_idle(&self) {
         let now = Instant::now();
         let idle: Vec<_> = lock(&self.sessions)
-            .extract_if(|_, known| now - known.used > IDLE_TIMEOUT && !known.session.is_busy())
+            .extract_if(|_, known| now - known.used > IDLE_TIMEOUT && !known.is_in_use())
             .collect();
         for (_, known) in idle {
             known.end();
@@ -158,16 +174,102 @@ impl Senders {
     pub(super) async fn end(&self, grace: Duration) {
         let sessions: Vec<_> =
             lock(&self.sessions).drain().map(|(_, known)| known.session).collect();
-        for session in &sessions {
-            session.end(grace).await;
-        }
+        let made = sessions.iter().filter_map(|session| session.get());
+        join_all(made.map(|session| session.end(grace))).await;
     }
 }
 
 impl Known {
+    /// Returns the place it has. Of others alike, one that was used later is worth more.
+    fn place(&self, sender: &Sender) -> Place<Sender, Instant> {
+        Place {
+            id: sender.clone(),
+            subject: sender.subject.clone(),
+            is_in_use: self.is_in_use(),
+            worth: self.used,
+        }
+    }
+
+    /// Returns whether something is open, or will be.
+    fn is_in_use(&self) -> bool {
+        self.session.get().is_none_or(|session| session.is_busy())
+    }
+
     fn end(self) {
         self.shutdown.cancel();
-        let session = self.session;
-        tokio::spawn(async move { session.end(Duration::ZERO).await });
+        if let Some(session) = self.session.get().cloned() {
+            tokio::spawn(async move { session.end(Duration::ZERO).await });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::downstream::http::Stream;
+    use crate::downstream::testing;
+    use crate::gateway::Gateway;
+    use crate::wire::LINE_BYTES_MAX;
+
+    /// Returns a request of a sender that calls itself so.
+    fn request(method: &str, sender: &str) -> Message {
+        let request = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"_meta":{{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{{"name":"{sender}"}},"io.modelcontextprotocol/clientCapabilities":{{}}}}}}}}"#
+        );
+        Message::parse(request.into()).unwrap()
+    }
+
+    fn meta(sender: &str) -> RequestMeta {
+        RequestMeta::of(&request("server/discover", sender)).unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_ends_nobody_elses_session() {
+        let senders = Senders::new(testing::setup(), Channel::Nowhere);
+        let session = senders.session(None, &meta("a")).unwrap();
+        let stream = Arc::new(Stream::new(None));
+        stream.push(&[vec![b'x'; LINE_BYTES_MAX + 1].into()]).unwrap();
+
+        let reply_to = ReplyTo::Stream(Arc::clone(&stream));
+        senders.request(None, request("server/discover", "a"), Ok(meta("a")), reply_to);
+
+        assert!(Arc::ptr_eq(&session, &senders.session(None, &meta("a")).unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_subject_whose_senders_all_listen_leaves_room_for_others() {
+        let senders = Senders::new(testing::setup(), Channel::Nowhere);
+        let (ada, bob) = (Arc::from("ada"), Arc::from("bob"));
+        let listen = |number: usize| {
+            let sender = number.to_string();
+            let message = request("subscriptions/listen", &sender);
+            let reply_to = ReplyTo::Stream(Arc::new(Stream::new(None)));
+            senders.request(Some(&bob), message, Ok(meta(&sender)), reply_to)
+        };
+
+        let listening = (0..).map_while(listen).count();
+
+        assert_eq!(listening, SENDERS_MAX);
+        assert!(senders.session(Some(&ada), &meta("a")).is_some());
+        assert!(listen(SENDERS_MAX).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_is_open_has_the_same_time_to_end() {
+        // Nobody hands it over: calls wait for it.
+        let (_pipeline, loading) = watch::channel(None);
+        let setup = Setup { gateway: Gateway::new(loading), ..testing::setup() };
+        let senders = Senders::new(setup, Channel::Nowhere);
+        for sender in ["a", "b", "c"] {
+            let reply_to = ReplyTo::Stream(Arc::new(Stream::new(None)));
+            senders.request(None, request("tools/list", sender), Ok(meta(sender)), reply_to);
+        }
+        let (began, grace) = (Instant::now(), Duration::from_secs(1));
+
+        senders.end(grace).await;
+
+        assert!(began.elapsed() < grace * 2, "{:?}", began.elapsed());
     }
 }

@@ -60,9 +60,9 @@ pub(super) fn call_error(error: &CallError, era: Era) -> Bytes {
         CallError::Unknown { .. }
         | CallError::Ambiguous { .. }
         | CallError::InvalidParams { .. } => object(INVALID_PARAMS, &text, json!({})),
-        CallError::Upstream(UpstreamError::Closed { upstream, .. }) => {
-            object(UNAVAILABLE, &text, json!({"upstream": upstream, "executed": "no"}))
-        }
+        CallError::Upstream(
+            UpstreamError::Closed { upstream, .. } | UpstreamError::SignInElsewhere { upstream },
+        ) => object(UNAVAILABLE, &text, json!({"upstream": upstream, "executed": "no"})),
         CallError::Upstream(
             UpstreamError::Lost { upstream, .. }
             | UpstreamError::Deadline { upstream, .. }

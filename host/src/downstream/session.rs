@@ -598,17 +598,18 @@ impl Session {
 
     fn send_by(&self, reply_to: Option<&ReplyTo>, line: &[Bytes]) {
         // A request that has its answer has no stream any more.
-        let sent = reply_to.map_or(Err(NotQueued::Closed), |reply_to| reply_to.message(line));
-        if sent.is_err() {
-            self.send(line);
+        match reply_to.map_or(Err(NotQueued::Closed), |reply_to| reply_to.message(line)) {
+            Err(NotQueued::Closed) => self.send(line),
+            sent => self.check(sent),
         }
     }
 
     fn check(&self, sent: Result<(), NotQueued>) {
-        // A client that does not read 64 MiB is gone; on lines, so is one that closed them.
+        // A client that does not read 64 MiB is gone; on lines, so is one that closed them. Where others may
+        // say the same of themselves, only its own stream has ended.
         let is_gone = match sent {
             Ok(()) => false,
-            Err(NotQueued::Full) => true,
+            Err(NotQueued::Full) => !matches!(self.channel, Channel::Nowhere),
             Err(NotQueued::Closed) => matches!(self.channel, Channel::Lines(_)),
         };
         if is_gone {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::fs::{FileType, OFlags};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::unix::pipe;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::channel::{Channel, ReplyTo};
 use super::modern::Senders;
@@ -80,8 +80,10 @@ pub async fn serve(setup: Setup) -> io::Result<()> {
         }
     };
     staying_awake.abort();
-    client.session.end(grace).await;
+    let deadline = Instant::now() + grace;
     client.senders.end(grace).await;
+    // Last: with it end the upstreams of all.
+    client.session.end(deadline.saturating_duration_since(Instant::now())).await;
     outbox.close();
     let _ = timeout(LAST_WRITE, writing).await;
     Ok(())

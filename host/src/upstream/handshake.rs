@@ -71,7 +71,9 @@ impl Upstream {
                     if pinned.is_none()
                         && !matches!(
                             error,
-                            UpstreamError::Closed { .. } | UpstreamError::SignIn { .. }
+                            UpstreamError::Closed { .. }
+                                | UpstreamError::SignIn { .. }
+                                | UpstreamError::SignInElsewhere { .. }
                         ) =>
                 {
                     self.initialize(connection, link).await
@@ -171,6 +173,7 @@ fn may_be_modern(error: &UpstreamError) -> bool {
         UpstreamError::Closed { .. }
         | UpstreamError::Lost { .. }
         | UpstreamError::SignIn { .. }
+        | UpstreamError::SignInElsewhere { .. }
         | UpstreamError::Deadline { .. }
         | UpstreamError::Invalid { .. } => false,
     }

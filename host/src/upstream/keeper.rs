@@ -63,6 +63,7 @@ impl Upstream {
         while !shutdown.is_cancelled() {
             let started = Instant::now();
             let (reason, ready) = self.run_once(&listener).await;
+            let reason = self.reason_for_clients(reason);
             was_ready |= ready;
             if ready {
                 last_failure = None;
@@ -176,7 +177,7 @@ impl Upstream {
             Heard::Unreadable(error, text, related) => {
                 self.unreadable(connection, &error, &text, related);
             }
-            Heard::Failed(id, error) => connection.fail(id, error),
+            Heard::Failed(id, error) => connection.fail(id, self.for_clients(error)),
             Heard::NotTaken(error) => {
                 tracing::warn!(upstream = %self.name, %error, "a message was not taken");
             }

@@ -93,6 +93,14 @@ pub enum UpstreamError {
         /// Where.
         url: String,
     },
+    /// Somebody on the gateway's machine has to sign in first. Clients elsewhere are not told where.
+    #[error(
+        "upstream `{upstream}` wants somebody to sign in: run `ultra auth login {upstream}` on the gateway's machine"
+    )]
+    SignInElsewhere {
+        /// Name in the config.
+        upstream: String,
+    },
     /// What came back is not a response.
     #[error("upstream `{upstream}` sent an invalid message: {reason}")]
     Invalid {
@@ -201,6 +209,9 @@ pub struct Definition {
     pub era: Option<Era>,
     /// One connection serves all sessions of the gateway.
     pub is_shared: bool,
+    /// Clients are not told where to sign in. On another machine a user could begin there and let ours end it,
+    /// so that everybody had their account.
+    pub hides_sign_in: bool,
 }
 
 /// How an upstream is reached.
@@ -361,14 +372,33 @@ impl Upstream {
         match decided.map(|decided| decided.map(|state| state.clone())) {
             Ok(Ok(State::Ready(connection))) => Ok(connection),
             Ok(Ok(State::Waiting { reason })) => Err(match self.signed_in.awaited() {
-                Some(url) => UpstreamError::SignIn {
+                Some(url) => self.for_clients(UpstreamError::SignIn {
                     upstream: self.name.to_string(),
                     url: url.as_ref().to_owned(),
-                },
+                }),
                 None => closed(&reason),
             }),
             Ok(Ok(State::Starting)) | Err(_) => Err(closed("it is still starting")),
             Ok(Ok(State::Stopped) | Err(_)) => Err(closed(ENDING)),
+        }
+    }
+
+    /// Returns an error as clients may know it.
+    fn for_clients(&self, error: UpstreamError) -> UpstreamError {
+        match error {
+            UpstreamError::SignIn { upstream, .. } if self.definition.hides_sign_in => {
+                UpstreamError::SignInElsewhere { upstream }
+            }
+            error => error,
+        }
+    }
+
+    /// Returns why the server is gone, as clients may know it.
+    fn reason_for_clients(&self, reason: String) -> String {
+        let url = self.signed_in.awaited().filter(|_| self.definition.hides_sign_in);
+        match url {
+            Some(url) => without_url(reason, &url, &self.name),
+            None => reason,
         }
     }
 
@@ -451,4 +481,27 @@ fn fingerprint(definition: &Definition, surroundings: &Surroundings) -> String {
     hash.update(format!("\0{:?}{}\0", definition.era, surroundings.revision.as_str()));
     hash.update(capabilities);
     hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Returns a reason that does not say where to sign in to an upstream. Some errors are known as texts only.
+fn without_url(reason: String, url: &str, upstream: &str) -> String {
+    if !reason.contains(url) {
+        return reason;
+    }
+    UpstreamError::SignInElsewhere { upstream: upstream.to_owned() }.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_that_says_where_to_sign_in_is_put_in_other_words() {
+        let reason = |text: &str| without_url(text.to_owned(), "http://idp/?state=s", "up");
+
+        let told =
+            reason("HTTP status upstream `up` wants you to sign in: open http://idp/?state=s");
+        assert!(told.ends_with("run `ultra auth login up` on the gateway's machine"), "{told}");
+        assert_eq!(reason("it ended"), "it ended");
+    }
 }

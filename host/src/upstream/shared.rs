@@ -384,7 +384,7 @@ mod tests {
             cwd: None,
         };
         let endpoint = Endpoint::Stdio(program);
-        Definition { name: "up".into(), endpoint, era: None, is_shared: true }
+        Definition { name: "up".into(), endpoint, era: None, is_shared: true, hides_sign_in: false }
     }
 
     #[tokio::test(start_paused = true)]

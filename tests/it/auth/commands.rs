@@ -32,7 +32,7 @@ fn prepare(url: &str) -> (Setup, PathBuf, PathBuf) {
 }
 
 /// Writes a key file.
-pub(super) fn key_file(dir: &Path) -> PathBuf {
+pub(crate) fn key_file(dir: &Path) -> PathBuf {
     let key = dir.join("key-file");
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&key).unwrap();
     file.write_all(&[7; 32]).unwrap();

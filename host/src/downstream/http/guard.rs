@@ -91,6 +91,12 @@ impl Guard {
         self.address.ip().is_loopback() || self.secret.is_some() || self.protected.is_some()
     }
 
+    /// Returns whether clients may be on other machines, or come through a proxy that others can reach.
+    pub fn serves_others(&self) -> bool {
+        let is_proxied = self.protected.is_some() || !self.hosts.is_empty();
+        !self.address.ip().is_loopback() || is_proxied
+    }
+
     /// Checks that a request was meant for us by whoever made its sender send it.
     pub(super) fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Refusal> {
         // A page whose name was made to lead to this machine sends that name (DNS rebinding).

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -128,9 +129,7 @@ pub async fn serve(listener: TcpListener, setup: Setup, guard: Guard) -> io::Res
             drop(permit);
         });
     }
-    for endpoint in routes.all() {
-        endpoint.end(DRAIN).await;
-    }
+    join_all(routes.all().iter().map(|endpoint| endpoint.end(DRAIN))).await;
     shutdown.cancel();
     connections.close();
     let _ = timeout(CLOSE, connections.wait()).await;

@@ -173,6 +173,9 @@ async fn modern(
     let mut reader = stream.read(None);
     let reply_to = ReplyTo::Stream(Arc::clone(&stream));
     let open = endpoint.senders.request(subject, message, Ok(meta), reply_to);
+    if let Some(open) = &open {
+        stream.belongs_to(open);
+    }
     // Closing the response withdraws the request (2026-07-28, basic/transports).
     let guard = CancelGuard(open);
     match stream.next(&mut reader).await {

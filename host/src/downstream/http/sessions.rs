@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Stream;
 use super::stream::Seen;
 use crate::downstream::channel::Channel;
+use crate::downstream::room::{self, Place, Room, room};
 use crate::downstream::{Session, Setup};
 use crate::lock;
 
@@ -56,13 +58,13 @@ impl Sessions {
         Self { setup, open: Mutex::default() }
     }
 
-    /// Opens a session for a subject, if clients have to prove that they act for one; none if there are too
-    /// many and all are in use.
+    /// Opens a session for a subject, if clients have to prove that they act for one; none if there is no
+    /// [`room`].
     ///
     /// Room is made by one that hardly did anything, if there is one, and of those alike by the one that
     /// was silent longest.
     pub(super) fn open(&self, subject: Option<&Arc<str>>) -> Option<Arc<HttpSession>> {
-        self.make_room()?;
+        self.make_room(subject)?;
         let shutdown = self.setup.shutdown.child_token();
         let subject = subject.cloned();
         let setup =
@@ -89,21 +91,28 @@ impl Sessions {
         Some(opened)
     }
 
-    fn make_room(&self) -> Option<()> {
+    fn make_room(&self, subject: Option<&Arc<str>>) -> Option<()> {
         let limit = self.setup.http_sessions_max;
         let mut open = lock(&self.open);
-        if open.len() < limit {
+        if open.len() < room::half(limit) {
             return Some(());
         }
-        let Some(id) =
-            open.values().filter_map(|session| Some((session.worth()?, &session.id))).min()
-        else {
-            tracing::warn!("no session can be opened: {limit} are in use");
-            return None;
-        };
-        let id = id.1.clone();
-        tracing::info!("a session makes room for another: {limit} are open");
-        open.remove(&id)?.end();
+        let places = open.values().map(|session| session.place()).collect();
+        match room(limit, subject, places) {
+            Room::Free => {}
+            Room::Of(id) => {
+                tracing::info!("a session makes room for another: {} are open", open.len());
+                open.remove(&id)?.end();
+            }
+            Room::None => {
+                tracing::warn!(
+                    subject = subject.map(|subject| &**subject),
+                    "no session can be opened: {} are in use",
+                    open.len()
+                );
+                return None;
+            }
+        }
         Some(())
     }
 
@@ -148,10 +157,11 @@ impl Sessions {
 
     pub(super) async fn end(&self, grace: Duration) {
         let open: Vec<_> = lock(&self.open).drain().map(|(_, session)| session).collect();
-        for session in open {
+        let ending = open.iter().map(|session| async {
             session.session.end(grace).await;
             session.unasked.end();
-        }
+        });
+        join_all(ending).await;
     }
 }
 
@@ -200,12 +210,16 @@ impl HttpSession {
             || self.shutdown.is_cancelled()
     }
 
-    /// Returns how little it may be ended for another one: whether somebody works in it, and since when it
-    /// is silent. None if it is in use.
-    fn worth(&self) -> Option<(bool, Instant)> {
+    /// Returns the place it has. Of others alike, one where somebody works is worth more, and one that was
+    /// used later.
+    fn place(&self) -> Place<String, (bool, Instant)> {
         let state = lock(&self.state);
-        let is_in_use = state.listeners > 0 || self.session.is_busy();
-        (!is_in_use).then_some((state.requests >= REQUESTS_MIN, state.used))
+        Place {
+            id: self.id.clone(),
+            subject: self.subject.clone(),
+            is_in_use: state.listeners > 0 || self.session.is_busy(),
+            worth: (state.requests >= REQUESTS_MIN, state.used),
+        }
     }
 
     fn end(&self) {
@@ -224,5 +238,25 @@ impl Drop for ListenGuard {
         let mut state = lock(&self.0.state);
         state.listeners -= 1;
         state.used = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::downstream::testing;
+
+    #[tokio::test]
+    async fn a_subject_that_listens_everywhere_leaves_room_for_others() {
+        let sessions = Sessions::new(testing::setup());
+        let (ada, bob) = (Arc::from("ada"), Arc::from("bob"));
+        let bobs = std::iter::from_fn(|| sessions.open(Some(&bob)));
+        let bobs: Vec<_> = bobs.map(|session| session.listens()).collect();
+
+        let adas = sessions.open(Some(&ada)).expect("one of Bob's makes room");
+
+        assert_eq!(bobs.len(), sessions.setup.http_sessions_max);
+        assert!(sessions.open(Some(&bob)).is_none());
+        assert!(sessions.find(&adas.id, Some(&ada)).is_some());
     }
 }

@@ -2,16 +2,18 @@
 //! holds the response, and again by the client that lost it.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
+use crate::downstream::OpenRequest;
 use crate::lock;
 use crate::mcp::sse;
 use crate::wire::{LINE_BYTES_MAX, NotQueued};
 
-/// So much may wait for a client that does not read. One message always fits.
+/// So much may wait for a client that does not read; with more, the stream breaks off. One message always
+/// fits.
 const WAITING_BYTES_MAX: usize = LINE_BYTES_MAX;
 
 /// The second half of the id of the event that says nothing but that the stream is open.
@@ -28,6 +30,8 @@ pub struct Stream {
     name: Option<String>,
     /// Nobody needs to read it.
     is_optional: bool,
+    /// Withdrawn when the stream breaks off.
+    request: OnceLock<Weak<OpenRequest>>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -89,13 +93,27 @@ pub(super) enum Next {
 
 impl Stream {
     /// Returns a stream; one with a name can be resumed.
-    pub(super) fn new(name: Option<String>) -> Self {
-        Self { name, is_optional: false, state: Mutex::default(), changed: Notify::new() }
+    pub(in crate::downstream) fn new(name: Option<String>) -> Self {
+        Self {
+            name,
+            is_optional: false,
+            request: OnceLock::new(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     /// Returns a stream that a client may listen to or not, so that little is kept for it.
     pub(super) fn optional(name: String) -> Self {
         Self { is_optional: true, ..Self::new(Some(name)) }
+    }
+
+    /// Names the request that is of no use any more when the stream breaks off.
+    pub(super) fn belongs_to(&self, request: &Arc<OpenRequest>) {
+        let _ = self.request.set(Arc::downgrade(request));
+        if lock(&self.state).ended {
+            request.cancel();
+        }
     }
 
     /// Adds a message.
@@ -115,6 +133,12 @@ impl Stream {
                 return Err(NotQueued::Closed);
             }
             if state.unread_bytes > WAITING_BYTES_MAX {
+                state.break_off();
+                drop(state);
+                self.changed.notify_waiters();
+                if let Some(request) = self.request.get().and_then(Weak::upgrade) {
+                    request.cancel();
+                }
                 return Err(NotQueued::Full);
             }
             let line = one_line(line);
@@ -219,6 +243,14 @@ impl Stream {
 }
 
 impl State {
+    /// Ends, and forgets what nobody has read.
+    fn break_off(&mut self) {
+        self.ended = true;
+        self.first += self.events.len() as u64;
+        self.events.clear();
+        (self.bytes, self.unread_bytes) = (0, 0);
+    }
+
     /// Drops the oldest of what nobody may ever read.
     fn forget_unread(&mut self) {
         while self.events.len() > 1 && (self.events.len() > KEPT_MAX || self.bytes > KEPT_BYTES_MAX)
@@ -260,7 +292,10 @@ fn one_line(pieces: &[Bytes]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::downstream::channel::{Channel, ReplyTo};
 
     fn line(text: &str) -> Vec<Bytes> {
         vec![Bytes::from(format!("{text}\n"))]
@@ -282,6 +317,25 @@ mod tests {
         assert_eq!(stream.next(&mut reader).await, Next::End);
         assert!(stream.is_over());
         assert_eq!(stream.push(&line("3")), Err(NotQueued::Closed));
+    }
+
+    #[tokio::test]
+    async fn a_stream_breaks_off_when_too_much_is_unread() {
+        let stream = Stream::new(None);
+        let request = OpenRequest::new(
+            Weak::new(),
+            CancellationToken::new(),
+            None,
+            ReplyTo::Channel(Channel::Nowhere),
+        );
+        stream.belongs_to(&request);
+        let mut reader = stream.read(None);
+        stream.push(&[vec![b'x'; WAITING_BYTES_MAX + 1].into()]).unwrap();
+
+        assert_eq!(stream.push(&line("2")), Err(NotQueued::Full));
+        assert_eq!(stream.answer(&line("3")), Err(NotQueued::Closed));
+        assert_eq!(stream.next(&mut reader).await, Next::End);
+        request.cancelled().await;
     }
 
     #[tokio::test]
