@@ -489,7 +489,13 @@ mod tests {
             cwd: None,
         };
         let endpoint = Endpoint::Stdio(program);
-        let definition = Definition { name: "up".into(), endpoint, era: None, is_shared: true };
+        let definition = Definition {
+            name: "up".into(),
+            endpoint,
+            era: None,
+            is_shared: true,
+            hides_sign_in: false,
+        };
         let surroundings = Surroundings::of_gateway(
             Arc::new(Guard::new("/none".into())),
             Arc::new(MemoryStore::new(MemoryOptions::default())),

@@ -256,53 +256,11 @@ fn number(raw: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use tokio::sync::watch;
-    use tokio_util::sync::CancellationToken;
-    use ultra_store::{MemoryOptions, MemoryStore, Redactor, Store};
 
     use super::*;
-    use crate::aggregator::Naming;
-    use crate::downstream::Setup;
     use crate::downstream::channel::Channel;
-    use crate::gateway::Gateway;
-    use crate::upstream::{Guard, Pool, Surroundings};
+    use crate::downstream::testing::setup;
     use crate::wire::{Outbox, Outlet};
-
-    fn setup() -> Setup {
-        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(MemoryOptions::default()));
-        let guard = Arc::new(Guard::new("/none".into()));
-        let redactor = Redactor::new(Vec::new());
-        let (shutdown, timeout) = (CancellationToken::new(), Duration::from_secs(60));
-        let surroundings = Surroundings::of_gateway(
-            Arc::clone(&guard),
-            Arc::clone(&store),
-            redactor.clone(),
-            shutdown.clone(),
-            timeout,
-            Arc::default(),
-        );
-        let (_, upstreams) = watch::channel(Vec::new().into());
-        Setup {
-            gateway: Gateway::new(watch::channel(None).1),
-            server_name: "ultra".to_owned(),
-            pool: Pool::new(surroundings, upstreams.clone()),
-            upstreams,
-            only: None,
-            naming: Naming::Prefixed,
-            guard,
-            store,
-            redactor,
-            stopping: shutdown.clone(),
-            shutdown,
-            call_timeout: timeout,
-            rush: Arc::default(),
-            http_sessions_max: 1,
-            http_session_idle: timeout,
-            seal: Arc::default(),
-            subject: None,
-            exporter: None,
-        }
-    }
 
     async fn written(outbox: &Outbox) -> String {
         outbox.close();
