@@ -524,6 +524,7 @@ mod tests {
         };
 
         let (before, after) = tokio::select! {
+            biased;
             () = upstream.listen(&connection) => unreachable!("it has no end"),
             stale = wanting => stale,
         };
