@@ -23,11 +23,16 @@ use crate::mcp::{Era, Level, Message, edit, json, modern};
 
 /// Returns a result with all that the modern era wants in it.
 ///
-/// What comes from a server of the legacy era says nothing of how long it is good, so it is not.
-pub fn complete(method: &str, result: &Bytes) -> Bytes {
+/// What comes from a server of the legacy era says nothing of how long it is good, so it is not. `answer` is
+/// the message the result came in, if it did: in it, members need not be looked for.
+pub fn complete(method: &str, result: &Bytes, answer: Option<&Message>) -> Bytes {
     let mut members: Vec<(&str, &[u8])> = Vec::new();
     let has = |key| json::member(result, key).is_some();
-    match json::member(result, "resultType").map(|range| &result[range]) {
+    let kind = match answer.filter(|answer| answer.body().as_ptr() == result.as_ptr()) {
+        Some(answer) => answer.body_member("resultType"),
+        None => json::member(result, "resultType").map(|range| &result[range]),
+    };
+    match kind {
         None => members.push(("resultType", br#""complete""#)),
         Some(br#""complete""#) => {}
         Some(_) => return result.clone(),
@@ -95,19 +100,19 @@ mod tests {
     #[test]
     fn a_result_is_completed_and_made_plain_again() {
         let result = Bytes::from_static(br#"{"contents":[]}"#);
-        let completed = complete("resources/read", &result);
+        let completed = complete("resources/read", &result, None);
         assert_eq!(
             completed,
             r#"{"resultType":"complete","ttlMs":0,"cacheScope":"private","contents":[]}"#
         );
-        assert_eq!(complete("resources/read", &completed), completed);
+        assert_eq!(complete("resources/read", &completed, None), completed);
         assert_eq!(plain(&completed), result);
         assert_eq!(
-            complete("tools/call", &Bytes::from_static(b"{}")),
+            complete("tools/call", &Bytes::from_static(b"{}"), None),
             r#"{"resultType":"complete"}"#
         );
         let asking = Bytes::from_static(br#"{"resultType":"input_required"}"#);
-        assert_eq!(complete("tools/call", &asking), asking);
+        assert_eq!(complete("tools/call", &asking, None), asking);
     }
 
     #[test]

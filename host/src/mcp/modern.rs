@@ -41,6 +41,8 @@ pub struct RequestMeta {
     pub client_info: Option<Bytes>,
     /// Level of log messages, as a raw JSON string.
     pub log_level: Option<Bytes>,
+    /// The W3C `traceparent`, as a raw JSON string.
+    pub traceparent: Option<Bytes>,
 }
 
 impl RequestMeta {
@@ -55,6 +57,11 @@ impl RequestMeta {
         json::member(&self.capabilities, capability).is_some()
     }
 
+    /// Returns whether its sender knows an extension.
+    pub fn has_extension(&self, name: &str) -> bool {
+        json::at_path(&self.capabilities, &["extensions", name]).is_some()
+    }
+
     /// Returns what a request says of itself; none if it is one of the legacy era.
     ///
     /// # Errors
@@ -62,13 +69,14 @@ impl RequestMeta {
     /// Names the member that is missing or has the wrong type.
     pub fn of(message: &Message) -> Option<Result<Self, &'static str>> {
         let meta = message.body_member("_meta")?;
-        let mut values = [None; 4];
+        let mut values = [None; 5];
         for (key, range) in json::members(meta) {
-            if let Some(at) = KEYS.iter().position(|name| json::is_named(key, name)) {
+            let mut names = KEYS.iter().chain(&["traceparent"]);
+            if let Some(at) = names.position(|name| json::is_named(key, name)) {
                 values[at] = Some(&meta[range]);
             }
         }
-        let [version, capabilities, client_info, log_level] = values;
+        let [version, capabilities, client_info, log_level, traceparent] = values;
         let Some(version) = json::string(version?) else { return Some(Err(PROTOCOL_VERSION)) };
         let Some(capabilities) = capabilities.filter(|value| value.starts_with(b"{")) else {
             return Some(Err(CLIENT_CAPABILITIES));
@@ -79,14 +87,8 @@ impl RequestMeta {
             capabilities: share(capabilities),
             client_info: client_info.map(share),
             log_level: log_level.map(share),
+            traceparent: traceparent.map(share),
         }))
-    }
-}
-
-impl RequestMeta {
-    /// Returns whether its sender knows an extension.
-    pub fn has_extension(&self, name: &str) -> bool {
-        json::at_path(&self.capabilities, &["extensions", name]).is_some()
     }
 }
 

@@ -215,7 +215,7 @@ impl Session {
         reply_to: ReplyTo,
     ) {
         let Some(client) = self.client.get() else { return };
-        let mut exchange = exchange(client, &message);
+        let mut exchange = exchange(client, &message, open.meta());
         let aggregator = &client.aggregator;
         let mut target = aggregator.resolve(&exchange.method, &exchange.params);
         if let Err(CallError::Unknown { .. }) = target
@@ -250,7 +250,7 @@ impl Session {
         if let (Era::Modern, Some(Outcome::Result { json, .. })) =
             (self.era(), &mut exchange.outcome)
         {
-            *json = bridge::complete(&exchange.method, json);
+            *json = bridge::complete(&exchange.method, json, answer.as_ref());
         }
         match &exchange.outcome {
             // Whoever withdraws a request expects no answer (2025-11-25, basic/utilities/cancellation).
@@ -334,11 +334,14 @@ impl Session {
     }
 }
 
-fn exchange(client: &Client, message: &Message) -> Box<Exchange> {
+fn exchange(client: &Client, message: &Message, meta: Option<&RequestMeta>) -> Box<Exchange> {
     let mut exchange = Exchange::new(Arc::clone(&client.caller), &message.method(), message.body());
-    exchange.traceparent = message.body_member("_meta").and_then(|meta| {
-        json::member(meta, "traceparent").map(|range| Bytes::copy_from_slice(&meta[range]))
-    });
+    exchange.traceparent = match meta {
+        Some(meta) => meta.traceparent.clone(),
+        None => message.body_member("_meta").and_then(|meta| {
+            json::member(meta, "traceparent").map(|range| Bytes::copy_from_slice(&meta[range]))
+        }),
+    };
     exchange
 }
 
