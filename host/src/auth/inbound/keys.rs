@@ -73,6 +73,16 @@ impl Known {
         }
     }
 
+    /// Returns whether the keys are those of the other, from the same fetch.
+    pub(super) fn has_same_keys(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.keys, &other.keys)
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(keys: Vec<Key>) -> Self {
+        Self { keys: keys.into(), ..Self::default() }
+    }
+
     /// Returns whether the server answered when it was asked last.
     fn is_current(&self) -> bool {
         self.fetched.is_some() && self.fetched == self.tried
