@@ -411,6 +411,18 @@ impl Upstream {
         is_done
     }
 
+    /// Notes that a list must be looked at again, if that is what a notification says.
+    pub fn tells_of_change(&self, method: &str) -> bool {
+        let kinds: &[_] = match method {
+            "notifications/tools/list_changed" => &[ListKind::Tools],
+            "notifications/prompts/list_changed" => &[ListKind::Prompts],
+            "notifications/resources/list_changed" => &[ListKind::Resources, ListKind::Templates],
+            _ => return false,
+        };
+        self.stale(kinds);
+        true
+    }
+
     /// Notes that a list must be looked at again.
     pub fn stale(&self, kinds: &[ListKind]) {
         lock(&self.stale).extend(kinds);

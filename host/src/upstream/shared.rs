@@ -15,9 +15,7 @@ use tokio_util::task::TaskTracker;
 use ultra_store::{Redactor, Store};
 
 use super::keeper::LIST_TIMEOUT;
-use super::{
-    Belongs, Connection, Definition, Guard, ListKind, Listener, Patience, Surroundings, Upstream,
-};
+use super::{Belongs, Connection, Definition, Guard, Listener, Patience, Surroundings, Upstream};
 use crate::lock;
 use crate::mcp::{self, Kind, Level, Message, Revision};
 use crate::pipeline::Caller;
@@ -200,13 +198,7 @@ impl Shared {
         belongs: Belongs,
     ) {
         let listener = match (&*message.method(), &belongs) {
-            ("notifications/tools/list_changed", _) => return upstream.stale(&[ListKind::Tools]),
-            ("notifications/prompts/list_changed", _) => {
-                return upstream.stale(&[ListKind::Prompts]);
-            }
-            ("notifications/resources/list_changed", _) => {
-                return upstream.stale(&[ListKind::Resources, ListKind::Templates]);
-            }
+            (method, _) if upstream.tells_of_change(method) => return,
             ("notifications/progress", _) => {
                 let token = message.body_member("progressToken");
                 let Some(listener) = token.and_then(|token| connection.listener(token)) else {

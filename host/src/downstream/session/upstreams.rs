@@ -76,11 +76,7 @@ impl Session {
         origin: Option<&OpenRequest>,
     ) {
         match &*message.method() {
-            "notifications/tools/list_changed" => upstream.stale(&[ListKind::Tools]),
-            "notifications/prompts/list_changed" => upstream.stale(&[ListKind::Prompts]),
-            "notifications/resources/list_changed" => {
-                upstream.stale(&[ListKind::Resources, ListKind::Templates]);
-            }
+            method if upstream.tells_of_change(method) => {}
             "notifications/subscriptions/acknowledged" => {}
             "notifications/progress" => {
                 let known = message
