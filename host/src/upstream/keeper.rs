@@ -477,25 +477,10 @@ mod tests {
     use ultra_store::{MemoryOptions, MemoryStore, Redactor};
 
     use super::*;
-    use crate::upstream::{Definition, Guard, Program, Wants};
+    use crate::upstream::{Guard, Wants, shared};
     use crate::wire::Outbox;
 
     fn upstream() -> Upstream {
-        let program = Program {
-            command: "/none".to_owned(),
-            args: Vec::new(),
-            env: Default::default(),
-            inherited: Arc::default(),
-            cwd: None,
-        };
-        let endpoint = Endpoint::Stdio(program);
-        let definition = Definition {
-            name: "up".into(),
-            endpoint,
-            era: None,
-            is_shared: true,
-            hides_sign_in: false,
-        };
         let surroundings = Surroundings::of_gateway(
             Arc::new(Guard::new("/none".into())),
             Arc::new(MemoryStore::new(MemoryOptions::default())),
@@ -504,7 +489,7 @@ mod tests {
             LIST_TIMEOUT,
             Arc::default(),
         );
-        Upstream::new(definition, Arc::new(surroundings))
+        Upstream::new(shared::tests::definition(), Arc::new(surroundings))
     }
 
     /// What changes while nobody listens is told to nobody.

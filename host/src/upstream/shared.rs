@@ -342,7 +342,7 @@ fn missing<'a>(uris: &'a [Bytes], others: &'a [Bytes]) -> impl Iterator<Item = &
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
 
     use tokio::time::sleep;
@@ -367,7 +367,7 @@ mod tests {
         fn connection_lost(&self, _: &Arc<Connection>) {}
     }
 
-    fn definition() -> Definition {
+    pub(in crate::upstream) fn definition() -> Definition {
         let program = Program {
             command: "/none".to_owned(),
             args: Vec::new(),
