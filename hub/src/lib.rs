@@ -1,0 +1,9 @@
+//! The Hub: takes the records of a fleet of gateways, and shows them to those who may see them.
+//!
+//! [`wire`] is what gateways say to it; the rest is the server.
+
+mod db;
+mod id;
+mod schema;
+mod secret;
+pub mod wire;
