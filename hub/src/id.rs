@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn what_is_no_id_of_the_kind_is_refused() {
-        for text in ["", "ws_", "ws_1", "gw_0000000000000", "ws_000000000000l", "ws_zzzzzzzzzzzzz"] {
+        for text in ["", "ws_", "ws_1", "gw_0000000000000", "ws_000000000000l", "ws_zzzzzzzzzzzzz"]
+        {
             assert!(text.parse::<WorkspaceId>().is_err(), "{text}");
         }
     }

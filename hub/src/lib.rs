@@ -2,8 +2,6 @@
 //!
 //! [`wire`] is what gateways say to it; the rest is the server.
 
-mod db;
 mod id;
-mod schema;
-mod secret;
+pub mod secret;
 pub mod wire;

@@ -9,6 +9,13 @@
 //! | `POST heartbeat` | gateway | [`Heartbeat`] | [`HeartbeatReply`] |
 //! | `POST records` | gateway | [`BatchHead`] and a line per record | [`Acknowledgement`] |
 //!
+//! People come with an access token of the Hub's own authorization server: `GET /oauth/authorize` (code with
+//! PKCE S256, client `ultra-cli`, a loopback redirect with any port), `POST /oauth/token` (`authorization_code`,
+//! `refresh_token`; a refresh token works once), `POST /oauth/revoke`. Its errors are those of RFC 6749.
+//!
+//! What a gateway meets: 401 `revoked` or `unauthorized` and 403 are final; 409 `gaps_first` names what the
+//! Hub has; 429 and 503 come with `Retry-After` in seconds; everything else is tried again later.
+//!
 //! What is sent may have members more than are known here, and the other way round: members that a
 //! newer side added have a default. Errors are a [`Problem`] each.
 
@@ -37,7 +44,9 @@ pub const HEARTBEAT_PERIOD_S_MIN: u32 = 30;
 pub type Span = (i64, i64);
 
 /// Which records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordKind {
     /// What calls did.
@@ -69,6 +78,7 @@ pub struct BatchHead {
     pub count: u64,
     /// Numbers that will never come, because the gateway has them no more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Vec<i64>>)]
     pub lost: Vec<Span>,
 }
 
@@ -76,6 +86,7 @@ pub struct BatchHead {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Acknowledgement {
     /// The numbers that need not be sent again: rising, apart from each other.
+    #[schema(value_type = Vec<Vec<i64>>)]
     pub spans: Vec<Span>,
     /// How many records of this batch could not be read. They are kept aside and count as taken.
     #[serde(default)]
@@ -90,6 +101,7 @@ pub struct StreamState {
     /// What the records are.
     pub kind: RecordKind,
     /// The numbers that need not be sent again.
+    #[schema(value_type = Vec<Vec<i64>>)]
     pub spans: Vec<Span>,
 }
 
@@ -284,6 +296,7 @@ pub struct Problem {
     pub message: String,
     /// With `gaps_first`: what the Hub has of the stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Vec<i64>>>)]
     pub spans: Option<Vec<Span>>,
 }
 
