@@ -2,6 +2,7 @@
 //!
 //! [`wire`] is what gateways say to it; the rest is the server.
 
+mod db;
 mod id;
 pub mod secret;
 pub mod wire;

@@ -1,0 +1,68 @@
+-- Gateways, how they come in, and how they are. Times are milliseconds since 1970 UTC.
+
+-- `lookup` and `hash` are of the key.
+CREATE TABLE deploy_keys (
+    id BIGINT PRIMARY KEY,
+    organization BIGINT NOT NULL REFERENCES organizations (id),
+    workspace BIGINT NOT NULL REFERENCES workspaces (id),
+    name TEXT NOT NULL,
+    lookup BIGINT NOT NULL UNIQUE,
+    hash {bytes} NOT NULL,
+    created_by BIGINT NOT NULL REFERENCES users (id),
+    created_ms BIGINT NOT NULL,
+    expires_ms BIGINT,
+    used_ms BIGINT,
+    revoked_ms BIGINT
+);
+CREATE INDEX deploy_keys_by_organization ON deploy_keys (organization);
+
+-- Linked by a person (`owner`) or by a key (`deploy_key`). `lookup` and `hash` are of the gateway's own secret.
+CREATE TABLE gateways (
+    id BIGINT PRIMARY KEY,
+    organization BIGINT NOT NULL REFERENCES organizations (id),
+    workspace BIGINT NOT NULL REFERENCES workspaces (id),
+    name TEXT NOT NULL,
+    owner BIGINT REFERENCES users (id),
+    deploy_key BIGINT REFERENCES deploy_keys (id),
+    lookup BIGINT NOT NULL UNIQUE,
+    hash {bytes} NOT NULL,
+    created_ms BIGINT NOT NULL,
+    unlinked_ms BIGINT,
+    archived_ms BIGINT,
+    os TEXT NOT NULL,
+    os_version TEXT,
+    arch TEXT NOT NULL,
+    hostname TEXT NOT NULL,
+    version TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    environment TEXT NOT NULL,
+    enforcement_profile TEXT,
+    config_scan_ms BIGINT,
+    servers_managed BIGINT,
+    servers_total BIGINT,
+    drift_events BIGINT
+);
+CREATE INDEX gateways_by_workspace ON gateways (workspace, id);
+
+-- What changes with each heartbeat. `silent_ms` is when the gateway counts as no longer online without a further
+-- one; `farewell` is 1 if its last process said good-bye.
+CREATE TABLE presence (
+    gateway BIGINT PRIMARY KEY REFERENCES gateways (id),
+    seen_ms BIGINT NOT NULL,
+    silent_ms BIGINT NOT NULL,
+    farewell BIGINT NOT NULL,
+    synced_ms BIGINT,
+    unsent BIGINT NOT NULL
+);
+
+-- One row for each process of a gateway that was heard of lately; `report` is JSON: clients and servers.
+CREATE TABLE processes (
+    gateway BIGINT NOT NULL REFERENCES gateways (id),
+    process TEXT NOT NULL,
+    seen_ms BIGINT NOT NULL,
+    silent_ms BIGINT NOT NULL,
+    farewell BIGINT NOT NULL,
+    unsent BIGINT NOT NULL,
+    report TEXT NOT NULL,
+    PRIMARY KEY (gateway, process)
+);

@@ -1,0 +1,112 @@
+//! What both databases do alike. Each test runs on both.
+
+use super::testing::TestDatabase;
+use super::{Database, DbError, Row, Table, Type, values};
+
+const TEAMS: &str = "SELECT name FROM teams ORDER BY name";
+
+async fn organization(database: &dyn Database) {
+    let sql = "INSERT INTO organizations (id, name, slug, created_ms) VALUES ($1, $2, $3, $4)";
+    database.execute(sql, &values![1_i64, "Acme", "acme", 7_i64]).await.unwrap();
+}
+
+fn names(rows: &[Row]) -> Vec<String> {
+    rows.iter().map(|row| row.get(0).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn values_come_back_as_they_went() {
+    for test in TestDatabase::each().await {
+        let database = &*test.database;
+        organization(database).await;
+        let sql =
+            "INSERT INTO users (id, email, name, created_ms, seen_ms) VALUES ($1, $2, $3, $4, $5)";
+        let parameters = values![i64::MIN, "ä@b", "\u{1f980} '; --", i64::MAX, None::<i64>];
+        database.execute(sql, &parameters).await.unwrap();
+
+        let row = database.row("SELECT id, email, name, created_ms, seen_ms FROM users", &[]).await;
+
+        let row = row.unwrap().unwrap();
+        assert_eq!(row.get::<i64>(0).unwrap(), i64::MIN);
+        assert_eq!(row.get::<String>(1).unwrap(), "ä@b");
+        assert_eq!(row.get::<String>(2).unwrap(), "\u{1f980} '; --");
+        assert_eq!(row.get::<i64>(3).unwrap(), i64::MAX);
+        assert_eq!(row.get::<Option<i64>>(4).unwrap(), None);
+        assert!(matches!(row.get::<i64>(4), Err(DbError::Column { column: 4 })));
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_did_nothing() {
+    for test in TestDatabase::each().await {
+        let database = &*test.database;
+        organization(database).await;
+        let sql = "INSERT INTO teams (id, organization, name, created_ms) VALUES ($1, 1, $2, 0)";
+
+        let mut dropped = database.begin().await.unwrap();
+        dropped.execute(sql, &values![1_i64, "dropped"]).await.unwrap();
+        drop(dropped);
+        let mut kept = database.begin().await.unwrap();
+        kept.execute(sql, &values![2_i64, "kept"]).await.unwrap();
+        assert_eq!(names(&kept.rows(TEAMS, &[]).await.unwrap()), ["kept"]);
+        assert!(database.rows(TEAMS, &[]).await.unwrap().is_empty());
+        kept.commit().await.unwrap();
+
+        assert_eq!(names(&database.rows(TEAMS, &[]).await.unwrap()), ["kept"]);
+    }
+}
+
+#[tokio::test]
+async fn many_rows_are_inserted_once() {
+    let table = Table {
+        name: "teams",
+        columns: &[
+            ("id", Type::Int),
+            ("organization", Type::Int),
+            ("name", Type::Text),
+            ("created_ms", Type::Int),
+        ],
+        conflict: "ON CONFLICT DO NOTHING",
+    };
+    for test in TestDatabase::each().await {
+        let database = &*test.database;
+        organization(database).await;
+        let rows = |from: i64| {
+            (from..from + 1000)
+                .map(|id| values![id, 1_i64, format!("{id:04}"), 0_i64].into())
+                .collect()
+        };
+
+        let mut transaction = database.begin().await.unwrap();
+        assert_eq!(transaction.insert(&table, rows(0)).await.unwrap(), 1000);
+        assert_eq!(transaction.insert(&table, rows(500)).await.unwrap(), 500);
+        transaction.commit().await.unwrap();
+
+        assert_eq!(database.rows(TEAMS, &[]).await.unwrap().len(), 1500);
+    }
+}
+
+#[tokio::test]
+async fn what_is_there_already_is_said() {
+    for test in TestDatabase::each().await {
+        organization(&*test.database).await;
+        let sql =
+            "INSERT INTO organizations (id, name, slug, created_ms) VALUES (2, 'B', 'acme', 0)";
+
+        let error = test.database.execute(sql, &[]).await.unwrap_err();
+
+        assert!(matches!(error, DbError::Exists), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn text_may_have_any_character() {
+    for test in TestDatabase::each().await {
+        let sql = "INSERT INTO settings (name, value) VALUES ($1, $2)";
+        test.database.execute(sql, &values!["x", "a\0b"]).await.unwrap();
+
+        let row = test.database.row("SELECT value FROM settings", &[]).await.unwrap().unwrap();
+
+        assert!(["a\0b", "a\u{fffd}b"].contains(&row.get::<String>(0).unwrap().as_str()));
+    }
+}
