@@ -2,7 +2,12 @@
 //!
 //! [`wire`] is what gateways say to it; the rest is the server.
 
+mod access;
 mod db;
+mod error;
+mod events;
+mod fleet;
 mod id;
 pub mod secret;
+mod web;
 pub mod wire;

@@ -21,7 +21,7 @@ const KEEPER: &str = r#"
     rm -rf "$directory"
 "#;
 
-/// Where distributions put what is not on the path.
+/// Where distributions put what is not, or not all, on the path.
 const BINARIES: [&str; 2] = ["/usr/lib/postgresql", "/opt/homebrew/opt/postgresql"];
 
 /// A server that was told to start does so in this time, or not at all.
@@ -153,19 +153,18 @@ fn command(program: &Path, owner: Option<(u32, u32)>) -> Command {
     command
 }
 
-/// Returns the directory with `initdb` and `postgres` of the newest version installed.
+/// Returns the directory with the programs of the newest version installed.
 fn binaries() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    let mut places = Vec::new();
     for root in BINARIES {
         let versions = std::fs::read_dir(root).into_iter().flatten().flatten();
         let mut versions: Vec<_> = versions.map(|entry| entry.path().join("bin")).collect();
         versions.sort();
         places.extend(versions.into_iter().rev());
     }
-    places
-        .into_iter()
-        .find(|place| place.join("initdb").exists() && place.join("postgres").exists())
+    places.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let all = ["initdb", "postgres", "psql"];
+    places.into_iter().find(|place| all.iter().all(|program| place.join(program).exists()))
 }
 
 /// PostgreSQL does not run as root: returns who it runs as then.

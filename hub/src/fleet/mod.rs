@@ -1,0 +1,107 @@
+//! The gateways: how they come in, how they are, and where people look at them.
+
+mod state;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+pub(crate) use state::{Counts, State};
+
+use crate::events::Found;
+use crate::id::{GatewayId, UserId, WorkspaceId};
+use crate::wire::{ClientReport, Host, SetupReport, UpstreamReport};
+
+/// Where pages learn of gateways: the Hub's database, or the one machine of `ultra dashboard`.
+#[async_trait]
+pub(crate) trait Fleet: Send + Sync {
+    /// Returns gateways in the order asked for.
+    async fn gateways(
+        &self,
+        workspaces: &[WorkspaceId],
+        query: &GatewayQuery,
+    ) -> Found<GatewayPage>;
+
+    /// Returns one gateway with everything that is known of it.
+    async fn gateway(
+        &self,
+        workspaces: &[WorkspaceId],
+        id: GatewayId,
+    ) -> Found<Option<GatewayDetail>>;
+
+    /// Returns how many there are in each state, whatever the filter on states.
+    async fn counts(&self, workspaces: &[WorkspaceId], query: &GatewayQuery) -> Found<Counts>;
+}
+
+/// Which gateways. Every field narrows; of several values of one field one is enough.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GatewayQuery {
+    pub(crate) states: Vec<State>,
+    pub(crate) versions: Vec<String>,
+    pub(crate) systems: Vec<String>,
+    pub(crate) kinds: Vec<String>,
+    pub(crate) environments: Vec<String>,
+    pub(crate) owner: Option<UserId>,
+    /// Part of the name, the host name, the owner's name or address, in any case.
+    pub(crate) search: Option<String>,
+    pub(crate) sort: Sort,
+    pub(crate) descending: bool,
+    /// The row behind which the page begins.
+    pub(crate) offset_key: Option<GatewayKey>,
+    pub(crate) limit: u32,
+}
+
+/// What gateways are ordered by; rows that are equal in it by id.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Sort {
+    #[default]
+    Name,
+    LastSeen,
+    Workspace,
+    Version,
+    State,
+}
+
+/// A place in the list: what the row there is ordered by, and its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GatewayKey {
+    pub(crate) value: String,
+    pub(crate) id: GatewayId,
+}
+
+/// A page of gateways.
+#[derive(Debug)]
+pub(crate) struct GatewayPage {
+    pub(crate) rows: Vec<GatewayLine>,
+    pub(crate) next: Option<GatewayKey>,
+}
+
+/// A gateway in the list.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct GatewayLine {
+    pub(crate) id: GatewayId,
+    pub(crate) name: String,
+    pub(crate) state: State,
+    pub(crate) seen_ms: Option<i64>,
+    pub(crate) created_ms: i64,
+    pub(crate) workspace: WorkspaceId,
+    pub(crate) workspace_name: String,
+    pub(crate) owner: Option<String>,
+    pub(crate) host: Host,
+}
+
+/// A gateway with everything.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct GatewayDetail {
+    #[serde(flatten)]
+    pub(crate) line: GatewayLine,
+    /// Name of the deploy key that linked it.
+    pub(crate) deploy_key: Option<String>,
+    /// When it last sent records.
+    pub(crate) synced_ms: Option<i64>,
+    /// Records that wait to be sent.
+    pub(crate) unsent: i64,
+    /// What nobody can report yet is missing.
+    pub(crate) setup: SetupReport,
+    pub(crate) clients: Vec<ClientReport>,
+    pub(crate) upstreams: Vec<UpstreamReport>,
+}
