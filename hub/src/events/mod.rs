@@ -3,6 +3,8 @@
 //! [`Records`] is what pages read: from the Hub's database, or from one gateway's own. [`EventStore`] is
 //! where gateways' records go; a database made for events can take the place of the one in `sql`.
 
+mod spans;
+
 use async_trait::async_trait;
 use serde::Serialize;
 use ultra_store::{AuditOutcome, Severity, Status};
