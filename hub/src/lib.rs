@@ -3,6 +3,7 @@
 //! [`wire`] is what gateways say to it; the rest is the server.
 
 mod access;
+mod clock;
 mod db;
 mod error;
 mod events;
