@@ -10,5 +10,6 @@ mod events;
 mod fleet;
 mod id;
 pub mod secret;
+mod server;
 mod web;
 pub mod wire;
