@@ -25,7 +25,7 @@ const CONFORMANCE_PACKAGES: [&str; 2] =
     ["@modelcontextprotocol/conformance@0.2.0-alpha.12", "node@24.21.0"];
 
 /// What drives Chromium. The browser itself comes with the system.
-const BROWSER_PACKAGES: [&str; 1] = ["puppeteer-core@24.8.2"];
+const BROWSER_PACKAGES: [&str; 1] = ["puppeteer-core@24.43.1"];
 
 const CHROMIUM: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
