@@ -213,7 +213,8 @@ impl Visitor {
     ///
     /// If there is none.
     pub async fn page(&self, path: &str) -> String {
-        let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
+        let url =
+            if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
         let response = self.client.get(&url).send().await.expect("an answer");
         let status = response.status();
         let text = response.text().await.expect("a page");
@@ -259,13 +260,19 @@ fn form(html: &str, action: &str) -> (String, Vec<(String, String)>) {
         let body = rest.split("</form>").next().unwrap_or_default();
         let inputs = body.split("<input").skip(1).filter_map(|input| input.split_once('>'));
         let hidden = inputs.filter(|(tag, _)| attribute(tag, "type").as_deref() == Some("hidden"));
-        let fields = hidden.filter_map(|(tag, _)| Some((attribute(tag, "name")?, attribute(tag, "value")?)));
+        let fields =
+            hidden.filter_map(|(tag, _)| Some((attribute(tag, "name")?, attribute(tag, "value")?)));
         return (target, fields.collect());
     }
     panic!("no form sends to `{action}`: {html}");
 }
 
-fn client() -> reqwest::ClientBuilder {
+/// Returns a client that trusts no certificate: everything here is on loopback.
+///
+/// # Panics
+///
+/// If TLS cannot be set up.
+pub fn client() -> reqwest::ClientBuilder {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
