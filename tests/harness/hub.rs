@@ -114,7 +114,9 @@ impl Hub {
         let address = url.split_once("://").map_or(url, |(_, address)| address);
         self.address = address.trim_end_matches('/').to_owned();
         // Said at the same time, if there is something to say.
-        while let Ok(line) = lines.recv_timeout(Duration::from_millis(200)) {
+        while let Ok(line) = lines
+            .recv_timeout(Duration::from_millis(if self.setup_url.is_none() { 200 } else { 5 }))
+        {
             if line.contains("/setup") {
                 self.setup_url = Some(line.trim().to_owned());
             }
@@ -361,6 +363,21 @@ impl Device {
         Some((response.status().as_u16(), response.json().await.ok()?))
     }
 
+    /// Returns the numbers that the Hub has of a kind of this device's records.
+    ///
+    /// # Panics
+    ///
+    /// If it does not say.
+    pub async fn spans(&self, kind: &str) -> Vec<(i64, i64)> {
+        let url = format!("{}/api/v1/gateways/self", self.base);
+        let response = self.client.get(url).bearer_auth(&self.secret).send().await;
+        let me: Value = response.expect("an answer").json().await.expect("JSON");
+        let streams = me["streams"].as_array().expect("streams");
+        let of = |stream: &&Value| stream["database"] == *self.database && stream["kind"] == *kind;
+        let spans = streams.iter().find(of).map(|stream| stream["spans"].clone());
+        serde_json::from_value(spans.unwrap_or(json!([]))).expect("spans")
+    }
+
     /// Returns a batch of traces from `first` on, as it is sent.
     ///
     /// # Panics
@@ -420,4 +437,51 @@ pub fn trace(database: &str, seq: i64) -> Value {
 pub fn record_id(database: &str, seq: i64) -> String {
     let base = uuid::Uuid::parse_str(database).unwrap_or_default().as_u128();
     uuid::Uuid::from_u128(base ^ (seq as u128)).to_string()
+}
+
+/// Somebody who set a Hub up, and owns it.
+pub struct Owner {
+    /// Signed in.
+    pub visitor: Visitor,
+    /// `ws_…`
+    pub workspace: String,
+}
+
+impl Owner {
+    /// Follows the link that the Hub printed at its first start.
+    ///
+    /// # Panics
+    ///
+    /// If it does not lead to a Hub that is set up.
+    pub async fn set_up(hub: &Hub) -> Self {
+        let visitor = Visitor::new(hub);
+        let url = hub.setup_url.as_deref().expect("a Hub that nobody set up prints a link");
+        let fields = [
+            ("organization", "Acme"),
+            ("team", "Platform"),
+            ("workspace", "Laptops"),
+            ("name", "Ada Lovelace"),
+            ("email", "ada@example.com"),
+        ];
+        let page = visitor.submit(url, "/setup", &fields).await;
+        let workspace = between(&page, "/w/ws_", |c: char| !c.is_ascii_alphanumeric());
+        Self { visitor, workspace: format!("ws_{workspace}") }
+    }
+
+    /// Makes a deploy key.
+    ///
+    /// # Panics
+    ///
+    /// If the page does not show one.
+    pub async fn deploy_key(&self, name: &str) -> String {
+        let fields = [("name", name), ("workspace", self.workspace.as_str()), ("expiry", "never")];
+        let page = self.visitor.submit("/settings/security", "/settings/keys", &fields).await;
+        format!("dk_{}", between(&page, "dk_", |c: char| !c.is_ascii_hexdigit()))
+    }
+}
+
+/// Returns what stands behind a text, until a character that ends it.
+fn between(text: &str, before: &str, ends: impl Fn(char) -> bool) -> String {
+    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no `{before}` in {text}"));
+    rest.split(ends).next().unwrap_or_default().to_owned()
 }
