@@ -10,6 +10,7 @@ mod queue;
 mod read;
 mod retention;
 mod schema;
+mod survey;
 mod writer;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use self::read::SqliteReader;
+pub use self::survey::{Survey, UpstreamUsage, Usage};
 
 use self::queue::{Command, Queue};
 use self::writer::Writer;
