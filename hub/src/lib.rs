@@ -3,11 +3,13 @@
 //! [`wire`] is what gateways say to it; the rest is the server.
 
 mod access;
+mod clock;
 mod db;
 mod error;
 mod events;
 mod fleet;
 mod id;
 pub mod secret;
+mod server;
 mod web;
 pub mod wire;

@@ -2,6 +2,7 @@
 //!
 //! Knows Ultra from outside only: its binary, its config file, its lines.
 
+pub mod browser;
 pub mod conformance;
 pub mod fixture;
 pub mod http;

@@ -1,8 +1,7 @@
 //! What the Hub needs of a database, and the two that give it.
 //!
-//! Statements are written once, for both: integers of 64 bits, numbers, text and bytes; parameters `$1`, `$2`, …
-//! in the order in which they first stand in the text. What only one of them can do is asked for with
-//! [`Database::dialect`].
+//! Statements are written once, for both: integers of 64 bits, numbers, text and bytes; parameters `$1`, `$2`, …,
+//! and no other `$`. What only one of them can do is asked for with [`Database::dialect`].
 
 mod migrate;
 mod postgres;

@@ -1,11 +1,21 @@
 //! The gateways: how they come in, how they are, and where people look at them.
 
+mod links;
+mod presence;
+mod sql;
 mod state;
+#[cfg(test)]
+mod tests;
+mod uptime;
 
 use async_trait::async_trait;
 use serde::Serialize;
 
+pub(crate) use links::{Known, Links, Party, described};
+pub(crate) use presence::Presence;
+pub(crate) use sql::SqlFleet;
 pub(crate) use state::{Counts, State};
+pub(crate) use uptime::Uptime;
 
 use crate::events::Found;
 use crate::id::{GatewayId, UserId, WorkspaceId};
@@ -30,6 +40,9 @@ pub(crate) trait Fleet: Send + Sync {
 
     /// Returns how many there are in each state, whatever the filter on states.
     async fn counts(&self, workspaces: &[WorkspaceId], query: &GatewayQuery) -> Found<Counts>;
+
+    /// Returns what there is to filter by, most frequent first, a bounded number of each.
+    async fn facets(&self, workspaces: &[WorkspaceId]) -> Found<Facets>;
 }
 
 /// Which gateways. Every field narrows; of several values of one field one is enough.
@@ -48,6 +61,17 @@ pub(crate) struct GatewayQuery {
     /// The row behind which the page begins.
     pub(crate) offset_key: Option<GatewayKey>,
     pub(crate) limit: u32,
+}
+
+/// What there is to filter by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facets {
+    pub(crate) versions: Vec<String>,
+    pub(crate) systems: Vec<String>,
+    pub(crate) kinds: Vec<String>,
+    pub(crate) environments: Vec<String>,
+    /// With their names.
+    pub(crate) owners: Vec<(UserId, String)>,
 }
 
 /// What gateways are ordered by; rows that are equal in it by id.
