@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod fleet;
 mod id;
+pub mod local;
 pub mod secret;
 mod server;
 mod web;
