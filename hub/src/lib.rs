@@ -9,7 +9,10 @@ mod error;
 mod events;
 mod fleet;
 mod id;
+mod people;
 pub mod secret;
 mod server;
 mod web;
 pub mod wire;
+
+pub use people::{MailError, OidcOptions, Options as PeopleOptions, OptionsError, ProviderError};

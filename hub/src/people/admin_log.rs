@@ -101,7 +101,8 @@ pub(super) async fn write(
     now_ms: i64,
     act: &Act,
 ) -> Result<(), DbError> {
-    let sql = "INSERT INTO admin_log (id, organization, at_ms, severity, action, actor_id, actor_name,
+    let sql =
+        "INSERT INTO admin_log (id, organization, at_ms, severity, action, actor_id, actor_name,
              actor_email, target, target_id, details, address)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
     let row = values![
@@ -227,7 +228,8 @@ impl People {
         filter: &Filter,
         limit: u32,
     ) -> Result<Page, DbError> {
-        let mut conditions = Conditions { sql: String::new(), values: values![organization].into() };
+        let mut conditions =
+            Conditions { sql: String::new(), values: values![organization].into() };
         if let Some(group) = &filter.group {
             conditions.and("action LIKE {} ESCAPE '\\'", format!("{}.%", literal(group)));
         }

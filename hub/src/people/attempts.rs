@@ -43,25 +43,38 @@ impl Counter {
     }
 
     /// Counts one.
-    pub(super) async fn count(&self, transaction: &mut dyn Transaction, now_ms: i64) -> Result<Counted, DbError> {
+    pub(super) async fn count(
+        &self,
+        transaction: &mut dyn Transaction,
+        now_ms: i64,
+    ) -> Result<Counted, DbError> {
         let sql = "INSERT INTO attempts (name, count, until_ms) VALUES ($1, 1, $2)
              ON CONFLICT (name) DO UPDATE SET
                  count = CASE WHEN attempts.until_ms <= $3 THEN 1 ELSE attempts.count + 1 END,
                  until_ms = CASE WHEN attempts.until_ms <= $3 THEN excluded.until_ms ELSE attempts.until_ms END
              RETURNING count, until_ms";
-        let row = transaction.row(sql, &values![&self.name, now_ms + self.window_ms, now_ms]).await?;
+        let row =
+            transaction.row(sql, &values![&self.name, now_ms + self.window_ms, now_ms]).await?;
         let row = row.ok_or(DbError::Column { column: 0 })?;
         Ok(Counted { count: row.get(0)?, until_ms: row.get(1)? })
     }
 
     /// Counts one, and refuses if there were too many.
-    pub(super) async fn check(&self, transaction: &mut dyn Transaction, now_ms: i64) -> Result<(), ApiError> {
+    pub(super) async fn check(
+        &self,
+        transaction: &mut dyn Transaction,
+        now_ms: i64,
+    ) -> Result<(), ApiError> {
         let counted = self.count(transaction, now_ms).await?;
         if counted.count <= self.max { Ok(()) } else { Err(counted.refusal(now_ms)) }
     }
 
     /// Returns until when there were too many.
-    pub(super) async fn full_until(&self, transaction: &mut dyn Transaction, now_ms: i64) -> Result<Option<Counted>, DbError> {
+    pub(super) async fn full_until(
+        &self,
+        transaction: &mut dyn Transaction,
+        now_ms: i64,
+    ) -> Result<Option<Counted>, DbError> {
         let sql = "SELECT count, until_ms FROM attempts WHERE name = $1 AND until_ms > $2 AND count >= $3";
         let row = transaction.row(sql, &values![&self.name, now_ms, self.max]).await?;
         row.map(|row| Ok(Counted { count: row.get(0)?, until_ms: row.get(1)? })).transpose()

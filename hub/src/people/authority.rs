@@ -106,7 +106,8 @@ impl Authority {
     pub(super) fn read(rows: &[Row]) -> Result<Self, DbError> {
         let mut roles = Vec::with_capacity(rows.len());
         for row in rows {
-            let (kind, number, role): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (kind, number, role): (String, i64, String) =
+                (row.get(0)?, row.get(1)?, row.get(2)?);
             // What a newer version may store gives nobody anything.
             roles.extend(Scope::stored(&kind, number).zip(Role::parse(&role)));
         }
@@ -163,7 +164,11 @@ pub(super) struct Change {
 
 impl People {
     /// Begins to change an organization, and waits for others that do.
-    pub(super) async fn change(&self, by: &By, organization: OrganizationId) -> Result<Change, ApiError> {
+    pub(super) async fn change(
+        &self,
+        by: &By,
+        organization: OrganizationId,
+    ) -> Result<Change, ApiError> {
         let mut transaction = self.database.begin().await?;
         let lock = self.database.dialect().for_update();
         let sql = format!("SELECT id FROM organizations WHERE id = $1{lock}");
@@ -182,11 +187,16 @@ impl Change {
     /// Finds a place of this organization, whatever may be done there.
     pub(super) async fn place(&mut self, scope: Scope) -> Result<Place, ApiError> {
         let (sql, missing) = match scope {
-            Scope::Organization(_) => ("SELECT name FROM organizations WHERE id = $2 AND id = $1", "organization"),
-            Scope::Team(_) => ("SELECT name FROM teams WHERE id = $2 AND organization = $1", "team"),
-            Scope::Workspace(_) => {
-                ("SELECT name, team FROM workspaces WHERE id = $2 AND organization = $1", "workspace")
+            Scope::Organization(_) => {
+                ("SELECT name FROM organizations WHERE id = $2 AND id = $1", "organization")
             }
+            Scope::Team(_) => {
+                ("SELECT name FROM teams WHERE id = $2 AND organization = $1", "team")
+            }
+            Scope::Workspace(_) => (
+                "SELECT name, team FROM workspaces WHERE id = $2 AND organization = $1",
+                "workspace",
+            ),
         };
         let row = self.row(sql, &values![self.organization, scope.number()]).await?;
         let row = row.ok_or(ApiError::NotFound(missing))?;
@@ -199,7 +209,11 @@ impl Change {
     }
 
     /// Finds a place where that is allowed.
-    pub(super) async fn place_for(&mut self, ability: Ability, scope: Scope) -> Result<Place, ApiError> {
+    pub(super) async fn place_for(
+        &mut self,
+        ability: Ability,
+        scope: Scope,
+    ) -> Result<Place, ApiError> {
         let place = self.place(scope).await?;
         match self.authority.at(&place) {
             Some(role) if role.may(ability) => Ok(place),
@@ -221,11 +235,19 @@ impl Change {
         self.by.account.id
     }
 
-    pub(super) async fn row(&mut self, sql: &str, parameters: &[Value]) -> Result<Option<Row>, DbError> {
+    pub(super) async fn row(
+        &mut self,
+        sql: &str,
+        parameters: &[Value],
+    ) -> Result<Option<Row>, DbError> {
         self.transaction.row(sql, parameters).await
     }
 
-    pub(super) async fn execute(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, DbError> {
+    pub(super) async fn execute(
+        &mut self,
+        sql: &str,
+        parameters: &[Value],
+    ) -> Result<u64, DbError> {
         self.transaction.execute(sql, parameters).await
     }
 

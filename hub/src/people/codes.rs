@@ -38,7 +38,9 @@ impl People {
         let mut transaction = self.database.begin().await?;
         let asker = network(address).to_string();
         Counter::new("asked", &asker, HOUR_MS, ASKED_MAX).check(&mut *transaction, now_ms).await?;
-        Counter::new("mail", email.as_str(), HOUR_MS, MAILS_MAX).check(&mut *transaction, now_ms).await?;
+        Counter::new("mail", email.as_str(), HOUR_MS, MAILS_MAX)
+            .check(&mut *transaction, now_ms)
+            .await?;
         if let Some(full) = failures(&email).full_until(&mut *transaction, now_ms).await? {
             return Err(full.refusal(now_ms));
         }
@@ -55,14 +57,21 @@ impl People {
     }
 
     /// Returns whose address it is, if this is the code that was sent for this browser. It works once.
-    pub(crate) async fn take_code(&self, ticket: &Ticket, code: &str, address: IpAddr) -> Result<Email, ApiError> {
-        let code: String = code.chars().filter(|char| !char.is_whitespace() && *char != '-').collect();
+    pub(crate) async fn take_code(
+        &self,
+        ticket: &Ticket,
+        code: &str,
+        address: IpAddr,
+    ) -> Result<Email, ApiError> {
+        let code: String =
+            code.chars().filter(|char| !char.is_whitespace() && *char != '-').collect();
         let now_ms = self.now_ms();
         let mut transaction = self.database.begin().await?;
         let sql = "UPDATE codes SET attempts = attempts + 1 WHERE hash = $1 AND attempts < $2 AND expires_ms > $3
              RETURNING email, code_hash, attempts";
         let row = transaction.row(sql, &values![ticket.hash(), ATTEMPTS_MAX, now_ms]).await?;
-        let dead = || ApiError::Invalid("this code is no longer valid; ask for a new one".to_owned());
+        let dead =
+            || ApiError::Invalid("this code is no longer valid; ask for a new one".to_owned());
         let row = row.ok_or_else(dead)?;
         let email = Email::parse(&row.get::<String>(0)?)?;
         let failures = failures(&email);
@@ -70,13 +79,17 @@ impl People {
             return Err(full.refusal(now_ms));
         }
         if ticket.signed(&code, &row.get::<Vec<u8>>(1)?) {
-            transaction.execute("DELETE FROM codes WHERE hash = $1", &values![ticket.hash()]).await?;
+            transaction
+                .execute("DELETE FROM codes WHERE hash = $1", &values![ticket.hash()])
+                .await?;
             failures.clear(&mut *transaction).await?;
             transaction.commit().await?;
             return Ok(email);
         }
         let counted = failures.count(&mut *transaction, now_ms).await?;
-        let act = Act::new("auth.failure", email.as_str()).with("method", "email").with("reason", "wrong code");
+        let act = Act::new("auth.failure", email.as_str())
+            .with("method", "email")
+            .with("reason", "wrong code");
         self.note_everywhere(&mut *transaction, &email, act.warning().from(address)).await?;
         if failures.just_full(counted) {
             let act = Act::new("auth.lockout", email.as_str()).with("method", "email");
@@ -85,7 +98,11 @@ impl People {
         }
         transaction.commit().await?;
         let left = ATTEMPTS_MAX - row.get::<i64>(2)?;
-        if left <= 0 { Err(dead()) } else { Err(ApiError::Invalid(format!("this is not the code; {left} attempts are left"))) }
+        if left <= 0 {
+            Err(dead())
+        } else {
+            Err(ApiError::Invalid(format!("this is not the code; {left} attempts are left")))
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use url::{Host, Url};
 
 use super::People;
-use super::admin_log::Act;
 use super::address::Email;
+use super::admin_log::Act;
 use super::authority::By;
 use super::ticket::{Ticket, same};
 use super::tokens::Issued;
@@ -66,7 +66,9 @@ impl OAuthError {
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::UnsupportedResponseType => "unsupported_response_type",
             Self::AccessDenied => "access_denied",
-            Self::TooOften { .. } | Self::Database(DbError::Unavailable { .. }) => "temporarily_unavailable",
+            Self::TooOften { .. } | Self::Database(DbError::Unavailable { .. }) => {
+                "temporarily_unavailable"
+            }
             Self::Database(_) => "server_error",
         }
     }
@@ -110,7 +112,9 @@ impl Redirect {
         }
         let text = asked.redirect_uri.filter(|text| text.len() <= REDIRECT_BYTES_MAX);
         let url = text.and_then(|text| text.parse::<Url>().ok()).filter(is_loopback);
-        let url = url.ok_or_else(|| invalid("`redirect_uri` is not `http://127.0.0.1:<port>/…` or `http://[::1]:<port>/…`"))?;
+        let url = url.ok_or_else(|| {
+            invalid("`redirect_uri` is not `http://127.0.0.1:<port>/…` or `http://[::1]:<port>/…`")
+        })?;
         if asked.state.is_some_and(|state| state.len() > STATE_BYTES_MAX) {
             return Err(invalid("`state` has more than 1,024 bytes"));
         }
@@ -139,13 +143,17 @@ fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv6(address)) => address == std::net::Ipv6Addr::LOCALHOST,
         Some(Host::Domain(_)) | None => false,
     };
-    let is_plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    let is_plain =
+        url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     url.scheme() == "http" && is_here && is_plain && url.port().is_some()
 }
 
 impl Authorization {
     /// Reads the rest of a request; an error goes to the client.
-    pub(crate) fn parse(asked: &Asked<'_>, redirect: Redirect) -> Result<Self, (Redirect, OAuthError)> {
+    pub(crate) fn parse(
+        asked: &Asked<'_>,
+        redirect: Redirect,
+    ) -> Result<Self, (Redirect, OAuthError)> {
         let challenge = asked.code_challenge.filter(|challenge| {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             challenge.len() == CHALLENGE_CHARS && challenge.bytes().all(plain)
@@ -159,14 +167,20 @@ impl Authorization {
                 Err((redirect, OAuthError::InvalidRequest(text)))
             }
             (Some(_), _, _) => Err((redirect, OAuthError::UnsupportedResponseType)),
-            (None, _, _) => Err((redirect, OAuthError::InvalidRequest("`response_type` is missing"))),
+            (None, _, _) => {
+                Err((redirect, OAuthError::InvalidRequest("`response_type` is missing")))
+            }
         }
     }
 }
 
 impl People {
     /// Lets the command line act for somebody; returns the code that it exchanges.
-    pub(crate) async fn grant(&self, by: &By, authorization: &Authorization) -> Result<Ticket, ApiError> {
+    pub(crate) async fn grant(
+        &self,
+        by: &By,
+        authorization: &Authorization,
+    ) -> Result<Ticket, ApiError> {
         let (ticket, now_ms) = (Ticket::new(), self.now_ms());
         let mut transaction = self.database.begin().await?;
         let sql = "INSERT INTO grants (hash, user_id, challenge, redirect_uri, created_ms, expires_ms, family)
@@ -201,7 +215,8 @@ impl People {
         let ticket = Ticket::parse(code).ok_or_else(unknown)?;
         let now_ms = self.now_ms();
         let mut transaction = self.database.begin().await?;
-        let sql = "UPDATE grants SET used_ms = $1 WHERE hash = $2 AND used_ms IS NULL AND expires_ms > $1
+        let sql =
+            "UPDATE grants SET used_ms = $1 WHERE hash = $2 AND used_ms IS NULL AND expires_ms > $1
              RETURNING user_id, challenge, redirect_uri, family";
         let Some(row) = transaction.row(sql, &values![now_ms, ticket.hash()]).await? else {
             let sql = "SELECT family FROM grants WHERE hash = $1 AND used_ms IS NOT NULL";
@@ -212,13 +227,18 @@ impl People {
             return Err(unknown());
         };
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier));
-        let holds = VERIFIER_CHARS.contains(&verifier.len()) && same(&row.get::<String>(1)?, &challenge);
+        let holds =
+            VERIFIER_CHARS.contains(&verifier.len()) && same(&row.get::<String>(1)?, &challenge);
         // Compared as an address: `http://127.0.0.1:1` and `http://127.0.0.1:1/` are the same.
-        let is_same = redirect_uri.parse::<Url>().is_ok_and(|url| row.get(2).is_ok_and(|ours: String| ours == url.as_str()));
+        let is_same = redirect_uri
+            .parse::<Url>()
+            .is_ok_and(|url| row.get(2).is_ok_and(|ours: String| ours == url.as_str()));
         if !holds || !is_same {
             // It stays used: whoever tries it knows the code and not the rest.
             transaction.commit().await?;
-            return Err(OAuthError::InvalidGrant("`code_verifier` or `redirect_uri` is not that of the code"));
+            return Err(OAuthError::InvalidGrant(
+                "`code_verifier` or `redirect_uri` is not that of the code",
+            ));
         }
         let user: UserId = row.get(0)?;
         let sql = "SELECT 1 FROM users WHERE id = $1 AND disabled_ms IS NULL";
@@ -284,7 +304,10 @@ mod tests {
         };
 
         assert_eq!(word(good), None);
-        assert_eq!(word(Asked { response_type: Some("token"), ..good }), Some("unsupported_response_type"));
+        assert_eq!(
+            word(Asked { response_type: Some("token"), ..good }),
+            Some("unsupported_response_type")
+        );
         for bad in [
             Asked { response_type: None, ..good },
             Asked { code_challenge: None, ..good },

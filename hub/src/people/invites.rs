@@ -71,7 +71,8 @@ impl People {
         change.check_members().await?;
         let now_ms = change.now_ms;
         if let Some(user) = change.member_with(&email).await? {
-            let sql = "SELECT 1 FROM memberships WHERE user_id = $1 AND scope = $2 AND scope_id = $3";
+            let sql =
+                "SELECT 1 FROM memberships WHERE user_id = $1 AND scope = $2 AND scope_id = $3";
             let row = values![user, scope.kind(), scope.number()];
             if change.row(sql, &row).await?.is_some() {
                 let message = format!("`{email}` has a role there already; change it below");
@@ -87,14 +88,17 @@ impl People {
             return Err(ApiError::Invalid(message.to_owned()));
         }
         let open = format!("SELECT count(*) FROM invites i WHERE i.organization = $1 AND {OPEN}");
-        change.check_room((&open, &values![organization, now_ms]), OPEN_MAX, "open invites").await?;
+        change
+            .check_room((&open, &values![organization, now_ms]), OPEN_MAX, "open invites")
+            .await?;
         // A new one takes the place of one that is open.
         let sql = "UPDATE invites SET revoked_ms = $1 WHERE organization = $2 AND email = $3 AND scope = $4
              AND scope_id = $5 AND accepted_ms IS NULL AND revoked_ms IS NULL";
         let row = values![now_ms, organization, &email, scope.kind(), scope.number()];
         change.execute(sql, &row).await?;
         let (id, ticket) = (InviteId::new(), Ticket::new());
-        let sql = "INSERT INTO invites (id, organization, scope, scope_id, email, role, hash, created_by,
+        let sql =
+            "INSERT INTO invites (id, organization, scope, scope_id, email, role, hash, created_by,
                  created_ms, expires_ms)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
         let row = values![
@@ -111,7 +115,9 @@ impl People {
         ];
         change.execute(sql, &row).await?;
         let name = change.place(Scope::Organization(organization)).await?.name;
-        let act = Act::new("member.invited", email.as_str()).of(&id.to_string()).with("role", role.as_str());
+        let act = Act::new("member.invited", email.as_str())
+            .of(&id.to_string())
+            .with("role", role.as_str());
         change.commit(in_place(act, &place)).await?;
         let link = self.url(&format!("invites/{}", ticket.reveal()));
         self.mailer.invite(&email, &name, by.account.shown(), &link);
@@ -129,7 +135,8 @@ impl People {
         let sql = "SELECT email, scope, scope_id FROM invites WHERE id = $1 AND organization = $2";
         let row = change.row(sql, &values![id, organization]).await?;
         let row = row.ok_or(ApiError::NotFound("invite"))?;
-        let scope = Scope::stored(&row.get::<String>(1)?, row.get(2)?).ok_or(ApiError::NotFound("invite"))?;
+        let scope = Scope::stored(&row.get::<String>(1)?, row.get(2)?)
+            .ok_or(ApiError::NotFound("invite"))?;
         let place = change.place_for(Ability::Administer, scope).await?;
         let sql = "UPDATE invites SET revoked_ms = $1 WHERE id = $2 AND accepted_ms IS NULL AND revoked_ms IS NULL";
         let now_ms = change.now_ms;
@@ -156,7 +163,14 @@ impl People {
             if tree.authority.may(Ability::Administer, place) {
                 let (id, email) = (row.get(0)?, row.get(1)?);
                 let (created_by, expires_ms) = (row.get(5)?, row.get(6)?);
-                invites.push(Invite { id, email, role, place: place.clone(), created_by, expires_ms });
+                invites.push(Invite {
+                    id,
+                    email,
+                    role,
+                    place: place.clone(),
+                    created_by,
+                    expires_ms,
+                });
             }
         }
         Ok(invites)

@@ -73,8 +73,10 @@ impl People {
         }
         let sql = "SELECT count(*) FROM deploy_keys WHERE organization = $1 AND revoked_ms IS NULL";
         change.check_room((sql, &values![organization]), KEYS_MAX, "deploy keys").await?;
-        let (id, secret, now_ms) = (DeployKeyId::new(), Secret::new(Purpose::DeployKey), change.now_ms);
-        let sql = "INSERT INTO deploy_keys (id, organization, workspace, name, lookup, hash, created_by,
+        let (id, secret, now_ms) =
+            (DeployKeyId::new(), Secret::new(Purpose::DeployKey), change.now_ms);
+        let sql =
+            "INSERT INTO deploy_keys (id, organization, workspace, name, lookup, hash, created_by,
                  created_ms, expires_ms)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
         let row = values![
@@ -113,7 +115,8 @@ impl People {
         if change.execute(sql, &values![now_ms, id]).await? == 0 {
             return Ok(());
         }
-        let act = Act::new("deploy_key.revoked", &row.get::<String>(0)?).of(&id.to_string()).warning();
+        let act =
+            Act::new("deploy_key.revoked", &row.get::<String>(0)?).of(&id.to_string()).warning();
         change.commit(act.with("workspace", place.scope.to_string())).await
     }
 

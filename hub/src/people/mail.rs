@@ -37,7 +37,9 @@ pub enum MailError {
     #[error("`--smtp-url` is no address such as `smtps://user:password@mail.example.com`")]
     Url,
     /// The password would be readable on the way.
-    #[error("`--smtp-url` has a password and no TLS; use `smtps://`, or `smtp://…?tls=required` for STARTTLS")]
+    #[error(
+        "`--smtp-url` has a password and no TLS; use `smtps://`, or `smtp://…?tls=required` for STARTTLS"
+    )]
     Plain,
     /// There is a server, and no sender.
     #[error("`--mail-from` is missing; it is the address that mail comes from")]
@@ -137,12 +139,14 @@ impl Server {
             Some(Host::Domain(name)) => name == "localhost",
             None => false,
         };
-        let required = parsed.query_pairs().any(|(name, value)| name == "tls" && value == "required");
+        let required =
+            parsed.query_pairs().any(|(name, value)| name == "tls" && value == "required");
         let is_safe = parsed.scheme() == "smtps" || required || is_here;
         if parsed.password().is_some() && !is_safe {
             return Err(MailError::Plain);
         }
-        let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| MailError::Url)?;
+        let builder =
+            AsyncSmtpTransport::<Tokio1Executor>::from_url(url).map_err(|_| MailError::Url)?;
         Ok(Self {
             transport: builder.timeout(Some(COMMAND_MAX)).build(),
             from: from.parse().map_err(|_| MailError::Sender)?,
@@ -151,9 +155,15 @@ impl Server {
         })
     }
 
-    fn mail(&self, to: &Email, subject: String, text: String) -> Result<Message, Box<dyn std::error::Error>> {
+    fn mail(
+        &self,
+        to: &Email,
+        subject: String,
+        text: String,
+    ) -> Result<Message, Box<dyn std::error::Error>> {
         let to: Address = to.as_str().parse()?;
-        let message = Message::builder().from(self.from.clone()).to(Mailbox::new(None, to)).subject(subject);
+        let message =
+            Message::builder().from(self.from.clone()).to(Mailbox::new(None, to)).subject(subject);
         Ok(message.body(text)?)
     }
 
@@ -161,15 +171,16 @@ impl Server {
         // Never closed.
         let Ok(_connection) = self.connections.acquire().await else { return };
         for attempt in 1..=TRIES {
-            let reason = match tokio::time::timeout(MAIL_MAX, self.transport.send(mail.clone())).await {
-                Ok(Ok(_)) => return,
-                Ok(Err(error)) if error.is_permanent() => {
-                    tracing::error!(%error, "the mail server refuses a mail");
-                    return;
-                }
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("it took more than {} s", MAIL_MAX.as_secs()),
-            };
+            let reason =
+                match tokio::time::timeout(MAIL_MAX, self.transport.send(mail.clone())).await {
+                    Ok(Ok(_)) => return,
+                    Ok(Err(error)) if error.is_permanent() => {
+                        tracing::error!(%error, "the mail server refuses a mail");
+                        return;
+                    }
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => format!("it took more than {} s", MAIL_MAX.as_secs()),
+                };
             if attempt == TRIES {
                 tracing::error!(reason, "a mail could not be sent");
                 return;

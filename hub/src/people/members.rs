@@ -32,13 +32,15 @@ pub(crate) struct Membership {
 impl People {
     /// Returns the roles in all places that the asker runs.
     pub(crate) async fn memberships(&self, tree: &Tree) -> Result<Vec<Membership>, ApiError> {
-        let sql = "SELECT u.id, u.email, u.name, u.seen_ms, m.scope, m.scope_id, m.role, m.created_ms
+        let sql =
+            "SELECT u.id, u.email, u.name, u.seen_ms, m.scope, m.scope_id, m.role, m.created_ms
              FROM memberships m JOIN users u ON u.id = m.user_id
              WHERE m.organization = $1 ORDER BY u.email, u.id, m.scope, m.scope_id";
         let rows = self.database.rows(sql, &values![tree.organization.scope.number()]).await?;
         let mut memberships = Vec::with_capacity(rows.len());
         for row in rows {
-            let (kind, number, role): (String, i64, String) = (row.get(4)?, row.get(5)?, row.get(6)?);
+            let (kind, number, role): (String, i64, String) =
+                (row.get(4)?, row.get(5)?, row.get(6)?);
             let place = Scope::stored(&kind, number).and_then(|scope| tree.place(scope));
             let Some((place, role)) = place.zip(Role::parse(&role)) else { continue };
             if !tree.authority.may(Ability::Administer, place) {

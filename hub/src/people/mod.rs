@@ -7,8 +7,9 @@ pub(crate) mod admin_log;
 mod attempts;
 pub(crate) mod authority;
 mod codes;
+pub(crate) mod cookies;
 mod entries;
-mod gate;
+pub(crate) mod gate;
 pub(crate) mod grants;
 pub(crate) mod invites;
 pub(crate) mod keys;
@@ -21,10 +22,8 @@ pub(crate) mod sessions;
 pub(crate) mod setup;
 pub(crate) mod sign_in;
 mod sweep;
-#[cfg(test)]
-mod tests;
 pub(crate) mod ticket;
-mod tokens;
+pub(crate) mod tokens;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -123,7 +122,9 @@ impl People {
 
 impl std::fmt::Debug for People {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("People").field("public_url", &self.public_url.as_str()).finish_non_exhaustive()
+        f.debug_struct("People")
+            .field("public_url", &self.public_url.as_str())
+            .finish_non_exhaustive()
     }
 }
 

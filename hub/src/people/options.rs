@@ -42,7 +42,9 @@ impl std::fmt::Debug for OidcOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
     /// The public address has a path, or is no address of a web site.
-    #[error("the public address `{url}` is not one such as `https://hub.example.com`; a path is not possible")]
+    #[error(
+        "the public address `{url}` is not one such as `https://hub.example.com`; a path is not possible"
+    )]
     PublicUrl {
         /// The address.
         url: String,

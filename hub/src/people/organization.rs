@@ -31,23 +31,30 @@ pub(crate) struct Team {
 impl Tree {
     /// Returns every place where that is allowed, from above to below.
     pub(crate) fn places(&self, ability: Ability) -> Vec<&Place> {
-        let below = self.teams.iter().flat_map(|team| std::iter::once(&team.place).chain(&team.workspaces));
+        let below =
+            self.teams.iter().flat_map(|team| std::iter::once(&team.place).chain(&team.workspaces));
         let all = std::iter::once(&self.organization).chain(below);
         all.filter(|place| self.authority.may(ability, place)).collect()
     }
 
     /// Returns a place by its scope.
     pub(crate) fn place(&self, scope: Scope) -> Option<&Place> {
-        let below = self.teams.iter().flat_map(|team| std::iter::once(&team.place).chain(&team.workspaces));
+        let below =
+            self.teams.iter().flat_map(|team| std::iter::once(&team.place).chain(&team.workspaces));
         std::iter::once(&self.organization).chain(below).find(|place| place.scope == scope)
     }
 }
 
 impl People {
     /// Returns the organization as somebody sees it who has a role in it.
-    pub(crate) async fn tree(&self, user: UserId, organization: OrganizationId) -> Result<Tree, ApiError> {
+    pub(crate) async fn tree(
+        &self,
+        user: UserId,
+        organization: OrganizationId,
+    ) -> Result<Tree, ApiError> {
         let database = &*self.database;
-        let authority = Authority::read(&database.rows(Authority::SQL, &values![user, organization]).await?)?;
+        let authority =
+            Authority::read(&database.rows(Authority::SQL, &values![user, organization]).await?)?;
         let sql = "SELECT name FROM organizations WHERE id = $1";
         let row = database.row(sql, &values![organization]).await?.filter(|_| !authority.is_none());
         let name = row.ok_or(ApiError::NotFound("organization"))?.get(0)?;
@@ -79,19 +86,28 @@ impl People {
         let mut change = self.change(by, organization).await?;
         let place = change.place_for(Ability::Administer, scope).await?;
         let (action, what, sql) = match scope {
-            Scope::Organization(_) => {
-                ("organization.renamed", "an organization", "UPDATE organizations SET name = $2 WHERE id = $1")
+            Scope::Organization(_) => (
+                "organization.renamed",
+                "an organization",
+                "UPDATE organizations SET name = $2 WHERE id = $1",
+            ),
+            Scope::Team(_) => {
+                ("team.renamed", "a team", "UPDATE teams SET name = $2 WHERE id = $1")
             }
-            Scope::Team(_) => ("team.renamed", "a team", "UPDATE teams SET name = $2 WHERE id = $1"),
-            Scope::Workspace(_) => {
-                ("workspace.renamed", "a workspace", "UPDATE workspaces SET name = $2 WHERE id = $1")
-            }
+            Scope::Workspace(_) => (
+                "workspace.renamed",
+                "a workspace",
+                "UPDATE workspaces SET name = $2 WHERE id = $1",
+            ),
         };
         let to = address::name(to, what)?;
         if to == place.name {
             return Ok(());
         }
-        change.execute(sql, &values![scope.number(), &to]).await.map_err(|error| taken(error, &to))?;
+        change
+            .execute(sql, &values![scope.number(), &to])
+            .await
+            .map_err(|error| taken(error, &to))?;
         let act = Act::new(action, &to).of(&scope.to_string()).with("before", place.name);
         change.commit(act).await
     }
@@ -136,7 +152,9 @@ impl People {
         let below = Below { organization, now_ms: change.now_ms };
         let inserted = below.insert_workspace(&mut *change.transaction, team, &name).await;
         let workspace = inserted.map_err(|error| taken(error, &name))?;
-        let act = Act::new("workspace.created", &name).of(&workspace.to_string()).with("team", place.name);
+        let act = Act::new("workspace.created", &name)
+            .of(&workspace.to_string())
+            .with("team", place.name);
         change.commit(act).await
     }
 }
@@ -209,7 +227,8 @@ impl Founding<'_> {
         let owner = self.owner;
         let sql = "INSERT INTO users (id, email, name, created_ms) VALUES ($1, $2, $3, $4)";
         transaction.execute(sql, &values![owner.id, &owner.email, &owner.name, now_ms]).await?;
-        let sql = "INSERT INTO memberships (user_id, organization, scope, scope_id, role, created_ms)
+        let sql =
+            "INSERT INTO memberships (user_id, organization, scope, scope_id, role, created_ms)
              VALUES ($1, $2, $3, $4, $5, $6)";
         let scope = Scope::Organization(id);
         let row = values![owner.id, id, scope.kind(), scope.number(), Role::Owner.as_str(), now_ms];

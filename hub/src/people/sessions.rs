@@ -72,10 +72,12 @@ impl People {
         let sql = "DELETE FROM sessions WHERE user_id = $1 AND hash NOT IN
              (SELECT hash FROM sessions WHERE user_id = $1 ORDER BY seen_ms DESC, hash LIMIT $2)";
         transaction.execute(sql, &values![user, SESSIONS_MAX - 1]).await?;
-        let sql = "INSERT INTO sessions (hash, user_id, created_ms, seen_ms, expires_ms, address, agent)
+        let sql =
+            "INSERT INTO sessions (hash, user_id, created_ms, seen_ms, expires_ms, address, agent)
              VALUES ($1, $2, $3, $4, $5, $6, $7)";
         let address = device.address.to_string();
-        let row = values![ticket.hash(), user, now_ms, now_ms, now_ms + VALID_MS, address, &device.agent];
+        let row =
+            values![ticket.hash(), user, now_ms, now_ms, now_ms + VALID_MS, address, &device.agent];
         transaction.execute(sql, &row).await?;
         Ok(ticket)
     }
@@ -86,7 +88,9 @@ impl People {
         let sql = "SELECT u.id, u.email, u.name, s.seen_ms FROM sessions s
              JOIN users u ON u.id = s.user_id AND u.disabled_ms IS NULL
              WHERE s.hash = $1 AND s.expires_ms > $2";
-        let Some(row) = self.database.row(sql, &values![hash, now_ms]).await? else { return Ok(None) };
+        let Some(row) = self.database.row(sql, &values![hash, now_ms]).await? else {
+            return Ok(None);
+        };
         let account = Account { id: row.get(0)?, email: row.get(1)?, name: row.get(2)? };
         let stale_ms = now_ms - USE_PERIOD_MS;
         if row.get::<i64>(3)? <= stale_ms {
@@ -127,7 +131,8 @@ impl People {
     /// Ends one of somebody's sessions, by the id that the list has.
     pub(crate) async fn end_session(&self, of: &Session, id: &str) -> Result<(), ApiError> {
         let missing = || ApiError::NotFound("session");
-        let line = self.sessions(of).await?.into_iter().find(|line| line.id == id).ok_or_else(missing)?;
+        let line =
+            self.sessions(of).await?.into_iter().find(|line| line.id == id).ok_or_else(missing)?;
         let sql = "DELETE FROM sessions WHERE hash = $1 AND user_id = $2";
         self.database.execute(sql, &values![line.hash, of.account.id]).await?;
         Ok(())

@@ -1,19 +1,18 @@
 //! The first start: a link that was printed makes the organization and its owner, once.
 
+use std::net::IpAddr;
+
+use url::Url;
+
 use super::People;
 use super::address::{self, Email};
 use super::admin_log::{self, Act};
-use super::authority::By;
 use super::organization::Founding;
 use super::ticket::{Ticket, hex};
 use crate::access::Account;
 use crate::db::{DbError, values};
 use crate::error::ApiError;
 use crate::id::UserId;
-
-use std::net::IpAddr;
-
-use url::Url;
 
 /// Each start makes a link, and replicas start at the same time: one that nobody uses dies in a week.
 const VALID_MS: i64 = 7 * 86_400_000;
@@ -58,19 +57,24 @@ impl People {
         let sql = "SELECT value FROM settings WHERE name = $1";
         let row = self.database.row(sql, &values![setting(ticket)]).await?;
         let until = row.map(|row| row.get::<String>(0)).transpose()?.unwrap_or_default();
-        if until.parse().is_ok_and(|until_ms: i64| until_ms > self.now_ms()) && !self.is_set_up().await? {
+        if until.parse().is_ok_and(|until_ms: i64| until_ms > self.now_ms())
+            && !self.is_set_up().await?
+        {
             return Ok(());
         }
-        Err(ApiError::NotFound("set-up link, or not any more; start the Hub again to get one, or sign in"))
+        Err(ApiError::NotFound(
+            "set-up link, or not any more; start the Hub again to get one, or sign in",
+        ))
     }
 
-    /// Makes the organization, its first team and workspace, and its owner. All links die.
+    /// Makes the organization, its first team and workspace, and its owner, whose address this returns. All
+    /// links die.
     pub(crate) async fn set_up(
         &self,
         ticket: &Ticket,
         setup: &Setup,
         address: IpAddr,
-    ) -> Result<Account, ApiError> {
+    ) -> Result<Email, ApiError> {
         self.check_setup(ticket).await?;
         let organization = address::name(&setup.organization, "an organization")?;
         let team = address::name(&setup.team, "a team")?;
@@ -81,11 +85,16 @@ impl People {
         let mut transaction = self.database.begin().await?;
         let now_ms = self.now_ms();
         // Of several at the same time one gets further.
-        let sql = "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        let sql =
+            "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
         if transaction.execute(sql, &values![DONE, now_ms.to_string()]).await? == 0 {
-            return Err(ApiError::Conflict("somebody else set the Hub up just now; sign in".to_owned()));
+            return Err(ApiError::Conflict(
+                "somebody else set the Hub up just now; sign in".to_owned(),
+            ));
         }
-        transaction.execute("DELETE FROM settings WHERE name LIKE $1", &values![format!("{LINK}%")]).await?;
+        transaction
+            .execute("DELETE FROM settings WHERE name LIKE $1", &values![format!("{LINK}%")])
+            .await?;
         let slug = address::slug(&organization);
         let founding = Founding {
             organization: &organization,
@@ -95,12 +104,11 @@ impl People {
             owner: &owner,
         };
         let id = founding.insert(&mut *transaction, now_ms).await?;
-        let by = By { account: owner.clone(), address };
         let act = Act::new("organization.created", &organization).of(&id.to_string());
-        let act = act.with("team", team).with("workspace", workspace).by(&by.account).from(by.address);
+        let act = act.with("team", team).with("workspace", workspace).by(&owner).from(address);
         admin_log::write(&mut *transaction, id, now_ms, &act).await?;
         transaction.commit().await?;
-        Ok(owner)
+        Ok(email)
     }
 }
 

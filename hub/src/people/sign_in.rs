@@ -36,7 +36,12 @@ impl People {
     /// # Errors
     ///
     /// [`ApiError::Forbidden`]: nobody is here with this address, nor invited.
-    pub(crate) async fn sign_in(&self, email: &Email, method: Method, device: &Device) -> Result<Ticket, ApiError> {
+    pub(crate) async fn sign_in(
+        &self,
+        email: &Email,
+        method: Method,
+        device: &Device,
+    ) -> Result<Ticket, ApiError> {
         let mut transaction = self.database.begin().await?;
         let Some(account) = self.admit(&mut *transaction, email).await? else {
             return Err(ApiError::Forbidden("people who are members or invited"));
@@ -65,7 +70,11 @@ impl People {
     }
 
     /// Whether somebody with this address may come in.
-    pub(super) async fn may_come(&self, transaction: &mut dyn Transaction, email: &Email) -> Result<bool, DbError> {
+    pub(super) async fn may_come(
+        &self,
+        transaction: &mut dyn Transaction,
+        email: &Email,
+    ) -> Result<bool, DbError> {
         let disabled = "SELECT 1 FROM users WHERE email = $1 AND disabled_ms IS NOT NULL";
         if transaction.row(disabled, &values![email]).await?.is_some() {
             return Ok(false);
@@ -96,7 +105,8 @@ impl People {
              ON CONFLICT (email) DO NOTHING";
         transaction.execute(sql, &values![UserId::new(), email, name, self.now_ms()]).await?;
         let sql = "SELECT id, email, name FROM users WHERE email = $1";
-        let row = transaction.row(sql, &values![email]).await?.ok_or(DbError::Column { column: 0 })?;
+        let row =
+            transaction.row(sql, &values![email]).await?.ok_or(DbError::Column { column: 0 })?;
         Ok(Account { id: row.get(0)?, email: row.get(1)?, name: row.get(2)? })
     }
 
@@ -137,7 +147,8 @@ impl People {
         let first = async { self.database.row(sql, &[]).await?.map(|row| row.get(0)).transpose() };
         match first.await {
             Ok(Some(organization)) => {
-                let act = Act::new("auth.failure", email).with("method", "oidc").with("reason", reason);
+                let act =
+                    Act::new("auth.failure", email).with("method", "oidc").with("reason", reason);
                 self.note(organization, None, act.warning(), address).await;
             }
             Ok(None) => {}

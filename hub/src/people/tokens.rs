@@ -61,9 +61,10 @@ impl People {
         let now_ms = self.now_ms();
         let access = Secret::new(Purpose::AccessToken);
         let refresh = Secret::new(Purpose::RefreshToken);
-        for (of, secret, valid_ms) in
-            [(Purpose::AccessToken, &access, ACCESS_MS), (Purpose::RefreshToken, &refresh, REFRESH_MS)]
-        {
+        for (of, secret, valid_ms) in [
+            (Purpose::AccessToken, &access, ACCESS_MS),
+            (Purpose::RefreshToken, &refresh, REFRESH_MS),
+        ] {
             let sql = "INSERT INTO tokens (lookup, hash, purpose, family, user_id, created_ms, expires_ms)
                  VALUES ($1, $2, $3, $4, $5, $6, $7)";
             let (lookup, hash) = (secret.lookup(), secret.hash());
@@ -75,7 +76,8 @@ impl People {
 
     /// Exchanges a refresh token for a new pair.
     pub(crate) async fn refresh(&self, token: &str, address: IpAddr) -> Result<Issued, OAuthError> {
-        let unknown = || OAuthError::InvalidGrant("the refresh token is not valid, or not any more");
+        let unknown =
+            || OAuthError::InvalidGrant("the refresh token is not valid, or not any more");
         let secret = Secret::parse(Purpose::RefreshToken, token).ok_or_else(unknown)?;
         let (lookup, hash, now_ms) = (secret.lookup(), secret.hash(), self.now_ms());
         let mut transaction = self.database.begin().await?;
@@ -130,8 +132,12 @@ impl People {
         let sql = "SELECT u.id, u.email FROM tokens t JOIN users u ON u.id = t.user_id WHERE t.family = $1 LIMIT 1";
         let Some(row) = transaction.row(sql, &values![family]).await? else { return Ok(()) };
         let (id, email): (UserId, String) = (row.get(0)?, row.get(1)?);
-        let act = Act::new("auth.failure", &email).of(&id.to_string()).with("method", "command_line");
-        let act = act.with("reason", "a token was used twice; the sign-in was ended").warning().from(address);
+        let act =
+            Act::new("auth.failure", &email).of(&id.to_string()).with("method", "command_line");
+        let act = act
+            .with("reason", "a token was used twice; the sign-in was ended")
+            .warning()
+            .from(address);
         if let Ok(email) = Email::parse(&email) {
             self.note_everywhere(transaction, &email, act).await?;
         }

@@ -3,6 +3,7 @@
 
 mod frame;
 mod gate;
+pub(crate) mod people;
 
 use std::sync::Arc;
 

@@ -55,7 +55,11 @@ impl People {
     }
 
     /// Begins a sign-in at the provider; returns where to go.
-    pub(crate) async fn begin_oidc(&self, browser: &Ticket, return_to: &str) -> Result<Url, ApiError> {
+    pub(crate) async fn begin_oidc(
+        &self,
+        browser: &Ticket,
+        return_to: &str,
+    ) -> Result<Url, ApiError> {
         let provider = self.oidc.as_ref().ok_or(ApiError::NotFound("identity provider"))?;
         let metadata = provider.metadata().await.map_err(unavailable)?;
         let (state, nonce, verifier) = (Ticket::new(), Ticket::new(), Ticket::new());
@@ -88,37 +92,57 @@ impl People {
         let again = || ApiError::Invalid(AGAIN.to_owned());
         let (state, browser) = Ticket::parse(callback.state).zip(browser).ok_or_else(again)?;
         let mut transaction = self.database.begin().await?;
-        let sql = "DELETE FROM flows WHERE hash = $1 RETURNING nonce, verifier, return_to, expires_ms";
-        let row = transaction.row(sql, &values![bound(&state, browser)]).await?.ok_or_else(again)?;
+        let sql =
+            "DELETE FROM flows WHERE hash = $1 RETURNING nonce, verifier, return_to, expires_ms";
+        let row =
+            transaction.row(sql, &values![bound(&state, browser)]).await?.ok_or_else(again)?;
         transaction.commit().await?;
         if row.get::<i64>(3)? <= self.now_ms() {
             return Err(again());
         }
         if callback.issuer.is_some_and(|issuer| issuer != provider.options.issuer) {
-            return Err(ApiError::Invalid("somebody else answered than the identity provider".to_owned()));
+            return Err(ApiError::Invalid(
+                "somebody else answered than the identity provider".to_owned(),
+            ));
         }
         let code = callback.code.filter(|code| !code.is_empty() && code.len() <= CODE_BYTES_MAX);
         let Some(code) = code.filter(|_| callback.error.is_none()) else {
-            return Err(ApiError::Invalid("the identity provider did not let you in; begin again".to_owned()));
+            return Err(ApiError::Invalid(
+                "the identity provider did not let you in; begin again".to_owned(),
+            ));
         };
         let (nonce, verifier): (String, String) = (row.get(0)?, row.get(1)?);
         let claims = provider.claims(code, &verifier, &self.oidc_redirect(), &nonce).await;
         let claims = claims.map_err(|error| match error {
             OidcError::Token(_) => {
                 tracing::warn!(error = chain(&error), "an ID token is not accepted");
-                ApiError::Invalid("the identity provider's answer is not accepted; the log says why".to_owned())
+                ApiError::Invalid(
+                    "the identity provider's answer is not accepted; the log says why".to_owned(),
+                )
             }
             OidcError::Fetch(FetchError::Status { status, .. }) if status.is_client_error() => {
-                tracing::error!(error = chain(&error), "the identity provider takes no code from us");
-                ApiError::Invalid("the identity provider did not accept this sign-in; begin again".to_owned())
+                tracing::error!(
+                    error = chain(&error),
+                    "the identity provider takes no code from us"
+                );
+                ApiError::Invalid(
+                    "the identity provider did not accept this sign-in; begin again".to_owned(),
+                )
             }
             OidcError::Fetch(_) | OidcError::Metadata(_) => unavailable(error),
         })?;
         match self.sign_in_as(&claims, provider, device).await? {
             Ok(session) => Ok((session, row.get(2)?)),
             Err(reason) => {
-                self.note_stranger(claims.email.as_deref().unwrap_or(&claims.sub), reason, device.address).await;
-                Err(ApiError::Forbidden("people who are members or invited, with a verified e-mail address,"))
+                self.note_stranger(
+                    claims.email.as_deref().unwrap_or(&claims.sub),
+                    reason,
+                    device.address,
+                )
+                .await;
+                Err(ApiError::Forbidden(
+                    "people who are members or invited, with a verified e-mail address,",
+                ))
             }
         }
     }
@@ -177,13 +201,22 @@ impl People {
         if provider.options.join_domain.as_deref() != Some(email.domain()) {
             return Ok(None);
         }
-        let known = transaction.row("SELECT 1 FROM users WHERE email = $1", &values![email]).await?;
+        let known =
+            transaction.row("SELECT 1 FROM users WHERE email = $1", &values![email]).await?;
         let sql = "SELECT id FROM organizations ORDER BY created_ms, id LIMIT 1";
         let first = transaction.row(sql, &[]).await?.filter(|_| known.is_none());
         let Some(first) = first else { return Ok(None) };
         let (organization, now_ms) = (first.get(0)?, self.now_ms());
         let account = self.account(transaction, email, "").await?;
-        join(transaction, account.id, organization, Scope::Organization(organization), Role::Member, now_ms).await?;
+        join(
+            transaction,
+            account.id,
+            organization,
+            Scope::Organization(organization),
+            Role::Member,
+            now_ms,
+        )
+        .await?;
         let act = Act::new("member.joined", email.as_str()).of(&account.id.to_string());
         let act = act.with("role", Role::Member.as_str()).by(&account).from(device.address);
         admin_log::write(transaction, organization, now_ms, &act).await?;
@@ -196,7 +229,11 @@ impl People {
 }
 
 /// Returns the address of the account that belongs to a subject of a provider.
-async fn linked(transaction: &mut dyn Transaction, issuer: &str, subject: &str) -> Result<Option<String>, DbError> {
+async fn linked(
+    transaction: &mut dyn Transaction,
+    issuer: &str,
+    subject: &str,
+) -> Result<Option<String>, DbError> {
     let sql = "SELECT u.email FROM identities i JOIN users u ON u.id = i.user_id
          WHERE i.issuer = $1 AND i.subject = $2";
     let row = transaction.row(sql, &values![issuer, subject]).await?;
@@ -206,7 +243,11 @@ async fn linked(transaction: &mut dyn Transaction, issuer: &str, subject: &str) 
 /// Whether the account with this address belongs to some subject of this provider.
 ///
 /// An address that went to somebody new, as happens in companies, does not take the account along.
-async fn is_taken(transaction: &mut dyn Transaction, issuer: &str, email: &Email) -> Result<bool, DbError> {
+async fn is_taken(
+    transaction: &mut dyn Transaction,
+    issuer: &str,
+    email: &Email,
+) -> Result<bool, DbError> {
     let sql = "SELECT 1 FROM identities i JOIN users u ON u.id = i.user_id WHERE i.issuer = $1 AND u.email = $2";
     Ok(transaction.row(sql, &values![issuer, email]).await?.is_some())
 }

@@ -150,7 +150,8 @@ impl Provider {
         if metadata.issuer != self.options.issuer {
             return Err(OidcError::Metadata("it is of another issuer"));
         }
-        let doors = [&metadata.authorization_endpoint, &metadata.token_endpoint, &metadata.jwks_uri];
+        let doors =
+            [&metadata.authorization_endpoint, &metadata.token_endpoint, &metadata.jwks_uri];
         if !doors.into_iter().chain(&metadata.userinfo_endpoint).all(is_safe) {
             return Err(OidcError::Metadata("not all of it is below `https://`"));
         }
@@ -176,7 +177,10 @@ impl Provider {
                 known.fetched = Some(Instant::now());
             }
             Err(error) if age.is_some_and(|age| age < AGE_MAX) => {
-                tracing::warn!(error = super::chain(&error), "the provider's keys cannot be fetched again");
+                tracing::warn!(
+                    error = super::chain(&error),
+                    "the provider's keys cannot be fetched again"
+                );
             }
             Err(error) => return Err(error),
         }
