@@ -10,7 +10,10 @@ mod events;
 mod fleet;
 mod id;
 pub mod local;
+mod people;
 pub mod secret;
 mod server;
 mod web;
 pub mod wire;
+
+pub use people::{MailError, OidcOptions, Options as PeopleOptions, OptionsError, ProviderError};
