@@ -3,6 +3,7 @@
 //! [`wire`] is what gateways say to it; the rest is the server.
 
 mod access;
+mod api;
 mod clock;
 mod db;
 mod error;
@@ -11,6 +12,7 @@ mod fleet;
 mod id;
 pub mod local;
 mod people;
+mod router;
 pub mod secret;
 mod server;
 mod web;
