@@ -126,6 +126,37 @@ impl Default for AuditFilter {
     }
 }
 
+/// Records that follow each other, by their numbers ([`TraceRow::seq`], [`AuditRow::seq`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The lowest number; the first record there is from it on is always taken.
+    pub first: i64,
+    /// The highest number.
+    pub last: i64,
+    /// At most so many records.
+    pub records_max: usize,
+    /// At most so many bytes of payloads and other texts of any length, but for the first record.
+    pub bytes_max: usize,
+}
+
+/// Numbers of the records there are. A number between them that is not there was deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// The lowest and the highest of the traces; nothing if there are none.
+    pub traces: Option<(i64, i64)>,
+    /// Likewise of the audit events.
+    pub audit_events: Option<(i64, i64)>,
+}
+
+/// A place in the order of storing: a number of a trace, and one of an audit event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Of traces.
+    pub trace: i64,
+    /// Of audit events.
+    pub audit_event: i64,
+}
+
 /// A stored trace.
 #[derive(Debug, Serialize)]
 pub struct TraceRow {

@@ -7,8 +7,11 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::code;
+use super::runs;
 use super::schema::{self, FileId};
-use crate::filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
+use crate::filter::{
+    AuditFilter, AuditRow, Mark, MetricFilter, MetricRow, Numbers, Run, TraceFilter, TraceRow,
+};
 use crate::metrics::{self, Figure, Key};
 use crate::record::{MetricValue, UpstreamStatus};
 use crate::stored;
@@ -224,6 +227,26 @@ impl Reader for SqliteReader {
             statement.query_map([], status)?.collect()
         })
     }
+
+    fn database_id(&self) -> Result<String, StoreError> {
+        self.read(runs::database_id)
+    }
+
+    fn numbers(&self) -> Result<Numbers, StoreError> {
+        self.read(runs::numbers)
+    }
+
+    fn numbers_before(&self, unix_ns: i64) -> Result<Mark, StoreError> {
+        self.read(|connection| runs::numbers_before(connection, unix_ns))
+    }
+
+    fn trace_run(&self, run: Run) -> Result<Vec<TraceRow>, StoreError> {
+        self.read(|connection| runs::traces(connection, run))
+    }
+
+    fn audit_run(&self, run: Run) -> Result<Vec<AuditRow>, StoreError> {
+        self.read(|connection| runs::audit_events(connection, run))
+    }
 }
 
 /// Which end of the table to begin at.
@@ -259,7 +282,7 @@ fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-fn trace_row(row: &Row<'_>) -> rusqlite::Result<TraceRow> {
+pub(super) fn trace_row(row: &Row<'_>) -> rusqlite::Result<TraceRow> {
     let span_id = |id: i64| stored::span_id_hex(id.cast_unsigned());
     let payload =
         |index| row.get::<_, Option<String>>(index).map(|payload| payload.map(stored::raw_json));
@@ -287,7 +310,7 @@ fn trace_row(row: &Row<'_>) -> rusqlite::Result<TraceRow> {
     })
 }
 
-fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
+pub(super) fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
     let trace_id = |id: [u8; 16]| stored::trace_id_hex(u128::from_be_bytes(id));
     Ok(AuditRow {
         seq: row.get(0)?,
