@@ -214,9 +214,12 @@ impl Records for LocalRecords {
         let mut found = self.read(move |reader| reader.traces(&filter)).await?;
         let more = found.len() > limit;
         found.truncate(limit);
-        let rows: Vec<_> = found.iter().map(|row| self.trace_line(row)).collect::<Found<_>>()?;
+        let lines = found.iter().map(|row| self.trace_line(row));
+        let mut rows = lines.collect::<Found<Vec<_>>>()?;
         let last = found.last().zip(rows.last()).filter(|_| more);
         let next = last.map(|(row, line)| cursor(row.seq, line.started_ns));
+        // Calls are stored when they end.
+        rows.sort_by_key(|line| std::cmp::Reverse((line.started_ns, line.id)));
         Ok(Page { rows, next })
     }
 

@@ -70,7 +70,8 @@ impl fmt::Display for Took {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ns = self.0.max(0);
         match ns {
-            0..1_000 => write!(f, "{ns} ns"),
+            0 => f.write_str("0 s"),
+            1..1_000 => write!(f, "{ns} ns"),
             1_000..1_000_000 => three(f, ns as f64 / 1e3, "µs"),
             1_000_000..1_000_000_000 => three(f, ns as f64 / 1e6, "ms"),
             1_000_000_000..60_000_000_000 => three(f, ns as f64 / 1e9, "s"),
@@ -159,7 +160,7 @@ mod tests {
     #[test]
     fn durations_have_three_digits() {
         let cases = [
-            (-1, "0 ns"),
+            (-1, "0 s"),
             (999, "999 ns"),
             (1_234, "1.23 µs"),
             (12_345_678, "12.3 ms"),
