@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod downstream;
 pub mod gateway;
+mod hub;
 pub mod log;
 pub mod mcp;
 pub mod pipeline;

@@ -37,7 +37,7 @@ pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Spans of a stream: a batch that would make more is refused (`gaps_first`).
 pub const SPANS_MAX: usize = 1000;
 
-/// The shortest heartbeat period, in seconds. More than one heartbeat in half of it is refused.
+/// The shortest heartbeat period, in seconds.
 pub const HEARTBEAT_PERIOD_S_MIN: u32 = 30;
 
 /// Numbers from the first to the second, both included.

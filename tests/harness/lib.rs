@@ -2,9 +2,13 @@
 //!
 //! Knows Ultra from outside only: its binary, its config file, its lines.
 
+pub mod browser;
+#[path = "../../hub/src/db/testing/cluster.rs"]
+pub mod cluster;
 pub mod conformance;
 pub mod fixture;
 pub mod http;
+pub mod hub;
 pub mod json;
 pub mod oauth;
 pub mod process;

@@ -59,6 +59,11 @@ pub fn skip(why: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
+/// Returns where pictures of pages are put.
+pub(crate) fn screenshots() -> PathBuf {
+    target_dir(&crate::program("fake-upstream")).join("screenshots")
+}
+
 #[allow(clippy::disallowed_methods, reason = "tests are configured by the environment")]
 fn directory() -> PathBuf {
     match std::env::var_os(DIRECTORY) {

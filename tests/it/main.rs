@@ -9,6 +9,7 @@ mod differential;
 mod fake;
 mod header_mismatch;
 mod http;
+mod hub;
 mod inbound;
 mod interceptors;
 mod live_config;

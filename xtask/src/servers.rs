@@ -24,6 +24,11 @@ const NPM_PACKAGES: [&str; 5] = [
 const CONFORMANCE_PACKAGES: [&str; 2] =
     ["@modelcontextprotocol/conformance@0.2.0-alpha.12", "node@24.21.0"];
 
+/// What drives Chromium. The browser itself comes with the system.
+const BROWSER_PACKAGES: [&str; 1] = ["puppeteer-core@24.43.1"];
+
+const CHROMIUM: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
 const PYTHON_PACKAGES: [&str; 4] = [
     // The official client.
     "mcp==2.3.0",
@@ -37,7 +42,27 @@ pub(crate) fn install() -> anyhow::Result<()> {
     let dir = target_dir().join("test-servers");
     tolerate(once(&dir.join("npm"), &NPM_PACKAGES, install_npm))?;
     tolerate(once(&dir.join("conformance"), &CONFORMANCE_PACKAGES, install_npm))?;
+    tolerate(once(&dir.join("browser"), &BROWSER_PACKAGES, install_npm))?;
+    tolerate(install_chromium())?;
     tolerate(once(&dir.join("py"), &PYTHON_PACKAGES, install_python))
+}
+
+/// Chromium comes from the distribution: a browser that npm brings would lack its libraries.
+fn install_chromium() -> anyhow::Result<()> {
+    if CHROMIUM.iter().any(|name| exists(name)) || cfg!(target_os = "macos") {
+        return Ok(());
+    }
+    if std::env::var("CI").as_deref() != Ok("true") || !exists("apt-get") {
+        bail!("Chromium is not installed: tests with a browser are skipped");
+    }
+    say("installing Chromium");
+    let install = || {
+        let options = ["install", "--yes", "--no-install-recommends", "--quiet", "chromium"];
+        shell("apt-get").args(options).run()
+    };
+    // What is known of the packages may be old, or nothing.
+    install()
+        .or_else(|_| shell("apt-get").args(["update", "--quiet"]).run().and_then(|()| install()))
 }
 
 fn install_npm(dir: &Path, packages: &[&str]) -> anyhow::Result<()> {

@@ -1,8 +1,7 @@
 //! What the Hub needs of a database, and the two that give it.
 //!
-//! Statements are written once, for both: integers of 64 bits, numbers, text and bytes; parameters `$1`, `$2`, …
-//! in the order in which they first stand in the text. What only one of them can do is asked for with
-//! [`Database::dialect`].
+//! Statements are written once, for both: integers of 64 bits, numbers, text and bytes; parameters `$1`, `$2`, …,
+//! and no other `$`. What only one of them can do is asked for with [`Database::dialect`].
 
 mod migrate;
 mod postgres;
@@ -116,6 +115,15 @@ pub(crate) enum Type {
     Float,
     Text,
     Bytes,
+}
+
+/// Returns how much room a database takes.
+pub(crate) async fn size_bytes(database: &dyn Database) -> Result<i64, DbError> {
+    let sql = match database.dialect() {
+        Dialect::Sqlite => "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+        Dialect::Postgres => "SELECT pg_database_size(current_database())",
+    };
+    database.row(sql, &[]).await?.ok_or(DbError::Column { column: 0 })?.get(0)
 }
 
 /// Why a database did not do what it was asked.

@@ -102,7 +102,7 @@ impl Database for Sqlite {
     async fn rows(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DbError> {
         // Never closed.
         let _permit = self.reading.acquire().await.map_err(unavailable)?;
-        let (sql, parameters) = (sql.to_owned(), parameters.to_vec());
+        let (sql, parameters) = (numbered(sql), parameters.to_vec());
         let readers = Arc::clone(&self.readers);
         spawn_blocking(move || {
             let lock = || readers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -169,12 +169,12 @@ impl Drop for SqliteTransaction {
 #[async_trait]
 impl Transaction for SqliteTransaction {
     async fn rows(&mut self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DbError> {
-        let (sql, parameters) = (sql.to_owned(), parameters.to_vec());
+        let (sql, parameters) = (numbered(sql), parameters.to_vec());
         self.run(move |connection| query(connection, &sql, &parameters)).await
     }
 
     async fn execute(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, DbError> {
-        let (sql, parameters) = (sql.to_owned(), parameters.to_vec());
+        let (sql, parameters) = (numbered(sql), parameters.to_vec());
         self.run(move |connection| {
             let mut statement = connection.prepare_cached(&sql)?;
             statement.execute(params_from_iter(&parameters)).map(|rows| rows as u64)
@@ -218,6 +218,11 @@ impl Transaction for SqliteTransaction {
     async fn commit(mut self: Box<Self>) -> Result<(), DbError> {
         self.run(|connection| connection.execute_batch("COMMIT")).await
     }
+}
+
+/// Returns a statement with `?1` for `$1`: to SQLite `$1` is a name, which says nothing of its place.
+fn numbered(sql: &str) -> String {
+    sql.replace('$', "?")
 }
 
 fn query(connection: &Connection, sql: &str, parameters: &[Value]) -> rusqlite::Result<Vec<Row>> {

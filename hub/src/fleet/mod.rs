@@ -1,11 +1,24 @@
 //! The gateways: how they come in, how they are, and where people look at them.
 
+mod actions;
+mod links;
+mod presence;
+mod sql;
 mod state;
+#[cfg(test)]
+mod tests;
+mod uptime;
 
 use async_trait::async_trait;
 use serde::Serialize;
+use utoipa::ToSchema;
 
+pub(crate) use actions::router;
+pub(crate) use links::{Known, Links, Party, described};
+pub(crate) use presence::Presence;
+pub(crate) use sql::SqlFleet;
 pub(crate) use state::{Counts, State};
+pub(crate) use uptime::Uptime;
 
 use crate::events::Found;
 use crate::id::{GatewayId, UserId, WorkspaceId};
@@ -30,6 +43,9 @@ pub(crate) trait Fleet: Send + Sync {
 
     /// Returns how many there are in each state, whatever the filter on states.
     async fn counts(&self, workspaces: &[WorkspaceId], query: &GatewayQuery) -> Found<Counts>;
+
+    /// Returns what there is to filter by, most frequent first, a bounded number of each.
+    async fn facets(&self, workspaces: &[WorkspaceId]) -> Found<Facets>;
 }
 
 /// Which gateways. Every field narrows; of several values of one field one is enough.
@@ -48,6 +64,17 @@ pub(crate) struct GatewayQuery {
     /// The row behind which the page begins.
     pub(crate) offset_key: Option<GatewayKey>,
     pub(crate) limit: u32,
+}
+
+/// What there is to filter by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facets {
+    pub(crate) versions: Vec<String>,
+    pub(crate) systems: Vec<String>,
+    pub(crate) kinds: Vec<String>,
+    pub(crate) environments: Vec<String>,
+    /// With their names.
+    pub(crate) owners: Vec<(UserId, String)>,
 }
 
 /// What gateways are ordered by; rows that are equal in it by id.
@@ -76,13 +103,15 @@ pub(crate) struct GatewayPage {
 }
 
 /// A gateway in the list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct GatewayLine {
+    #[schema(value_type = String)]
     pub(crate) id: GatewayId,
     pub(crate) name: String,
     pub(crate) state: State,
     pub(crate) seen_ms: Option<i64>,
     pub(crate) created_ms: i64,
+    #[schema(value_type = String)]
     pub(crate) workspace: WorkspaceId,
     pub(crate) workspace_name: String,
     pub(crate) owner: Option<String>,
@@ -90,7 +119,7 @@ pub(crate) struct GatewayLine {
 }
 
 /// A gateway with everything.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct GatewayDetail {
     #[serde(flatten)]
     pub(crate) line: GatewayLine,

@@ -5,6 +5,7 @@
 //! offline after a long one.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A heartbeat may come so much later than two periods.
 const GRACE_MS: i64 = 30_000;
@@ -12,8 +13,11 @@ const GRACE_MS: i64 = 30_000;
 /// A gateway that vanished is offline after so long.
 pub(crate) const OFFLINE_AFTER_MS: i64 = 10 * 60_000;
 
+/// One that said good-bye is too, after a week.
+pub(crate) const FAREWELL_MS: i64 = 7 * 86_400_000;
+
 /// Whether a gateway is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
     /// Heartbeats come in time.
@@ -27,7 +31,7 @@ pub(crate) enum State {
 }
 
 /// How many gateways are in each state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Counts {
     pub(crate) online: i64,
     pub(crate) idle: i64,
@@ -52,9 +56,59 @@ impl State {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
+
+    /// Its place among the others, as statements have it.
+    pub(crate) fn code(self) -> i64 {
+        match self {
+            Self::Online => 0,
+            Self::Idle => 1,
+            Self::Offline => 2,
+            Self::Pending => 3,
+        }
+    }
+
+    /// Returns the state with this place.
+    pub(crate) fn from_code(code: i64) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.code() == code)
+    }
+}
+
+impl Counts {
+    /// Returns the number of those in one state.
+    pub(crate) fn of(&self, state: State) -> i64 {
+        match state {
+            State::Online => self.online,
+            State::Idle => self.idle,
+            State::Offline => self.offline,
+            State::Pending => self.pending,
+        }
+    }
+
+    /// Notes the number of those in one state.
+    pub(crate) fn set(&mut self, state: State, count: i64) {
+        match state {
+            State::Online => self.online = count,
+            State::Idle => self.idle = count,
+            State::Offline => self.offline = count,
+            State::Pending => self.pending = count,
+        }
+    }
 }
 
 /// When a gateway that sends heartbeats with this period counts as silent.
 pub(crate) fn silent_ms(seen_ms: i64, period_s: u32) -> i64 {
     seen_ms + 2 * 1000 * i64::from(period_s) + GRACE_MS
+}
+
+/// The rules as SQL, over the columns of `presence` under `p`; the number of a [`State`].
+///
+/// `now` stands for the time at which they hold.
+pub(crate) fn sql(now: &str) -> String {
+    format!(
+        "CASE WHEN p.seen_ms IS NULL THEN 3
+              WHEN p.farewell = 0 AND p.silent_ms > {now} THEN 0
+              WHEN p.farewell = 1 AND p.seen_ms > {now} - {FAREWELL_MS} THEN 1
+              WHEN p.farewell = 0 AND p.seen_ms > {now} - {OFFLINE_AFTER_MS} THEN 1
+              ELSE 2 END"
+    )
 }

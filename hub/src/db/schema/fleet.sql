@@ -55,7 +55,8 @@ CREATE TABLE presence (
     unsent BIGINT NOT NULL
 );
 
--- One row for each process of a gateway that was heard of lately; `report` is JSON: clients and servers.
+-- One row for each process of a gateway that was heard of lately; `report` is JSON: clients and servers. `stamp`
+-- says which rows were written together.
 CREATE TABLE processes (
     gateway BIGINT NOT NULL REFERENCES gateways (id),
     process TEXT NOT NULL,
@@ -64,5 +65,6 @@ CREATE TABLE processes (
     farewell BIGINT NOT NULL,
     unsent BIGINT NOT NULL,
     report TEXT NOT NULL,
+    stamp BIGINT NOT NULL,
     PRIMARY KEY (gateway, process)
 );

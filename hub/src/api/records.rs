@@ -1,0 +1,309 @@
+//! What people's programs read: gateways, traces, audit events, servers.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use ultra_store::{AuditOutcome, Severity, Status};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Api, Reader};
+use crate::error::ApiError;
+use crate::events::{
+    AuditLine, AuditQuery, Cursor, ServerDetail, ServerUse, TraceDetail, TraceLine, TraceQuery,
+};
+use crate::fleet::{
+    Counts, GatewayDetail, GatewayKey, GatewayLine, GatewayQuery, Sort, State as Presence,
+};
+use crate::wire::Problem;
+
+/// Rows of a page, unless the asker wants less.
+const ROWS_MAX: u32 = 500;
+const ROWS: u32 = 50;
+
+/// Servers are counted over this time, unless the asker says otherwise.
+const SERVERS_SINCE_NS: i64 = 30 * 86_400 * 1_000_000_000;
+
+/// A page of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct List<T> {
+    /// The rows.
+    rows: Vec<T>,
+    /// Say this as `after` to get the next page; nothing if this was the last one.
+    next: Option<String>,
+}
+
+/// A page of gateways.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Gateways {
+    /// The rows.
+    rows: Vec<GatewayLine>,
+    /// Say this as `after` to get the next page; nothing if this was the last one.
+    next: Option<String>,
+    /// How many there are in each state, whatever `state` is asked for.
+    counts: Counts,
+}
+
+/// Which gateways.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct GatewayParameters {
+    /// `online`, `idle`, `offline`, `pending`; several with commas.
+    state: Option<String>,
+    /// Part of the name, the host name, the owner's name or address.
+    search: Option<String>,
+    /// `name`, `last_seen`, `workspace`, `version`, `state`.
+    sort: Option<String>,
+    /// The other way round.
+    descending: bool,
+    /// `next` of the page before.
+    after: Option<String>,
+    /// Rows of a page, at most 500.
+    limit: Option<u32>,
+}
+
+/// Which records. Times are RFC 3339.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct RecordParameters {
+    /// `tool_call`, `resource_read`, …; of audit events their type.
+    operation: Option<String>,
+    /// Server, by its name in the gateway's config.
+    upstream: Option<String>,
+    /// Tool, prompt or URI.
+    name: Option<String>,
+    /// `success` or `error`; of audit events the outcome.
+    status: Option<String>,
+    /// Of audit events: `info`, `warning`, `error`, `critical`.
+    severity: Option<String>,
+    /// MCP client, as `name/version`.
+    client: Option<String>,
+    /// Owner of the gateway, `usr_…`.
+    user: Option<String>,
+    /// `gw_…`
+    gateway: Option<String>,
+    /// MCP session.
+    session: Option<String>,
+    /// At or after.
+    since: Option<String>,
+    /// Before.
+    until: Option<String>,
+    /// `next` of the page before.
+    after: Option<String>,
+    /// Rows of a page, at most 500.
+    limit: Option<u32>,
+}
+
+/// Lists the gateways of a workspace.
+#[utoipa::path(
+    get, path = "/api/v1/workspaces/{workspace}/gateways", tag = "records",
+    security(("person" = [])), params(("workspace" = String, Path), GatewayParameters),
+    responses((status = 200, body = Gateways), (status = 401, body = Problem), (status = 404, body = Problem)),
+)]
+pub(super) async fn gateways(
+    State(api): State<Api>,
+    Reader(entry): Reader,
+    Query(asked): Query<GatewayParameters>,
+) -> Result<Json<Gateways>, ApiError> {
+    let states = asked.state.as_deref().unwrap_or_default().split(',');
+    let states = states.filter(|state| !state.is_empty());
+    let state = |text| Presence::parse(text).ok_or_else(|| invalid("state", text));
+    let sort = match asked.sort.as_deref() {
+        None | Some("name") => Sort::Name,
+        Some("last_seen") => Sort::LastSeen,
+        Some("workspace") => Sort::Workspace,
+        Some("version") => Sort::Version,
+        Some("state") => Sort::State,
+        Some(other) => return Err(invalid("sort", other)),
+    };
+    let query = GatewayQuery {
+        states: states.map(state).collect::<Result<_, _>>()?,
+        search: asked.search,
+        sort,
+        descending: asked.descending,
+        offset_key: asked.after.map(|after| after.parse()).transpose().map_err(|_| {
+            ApiError::Invalid("`after` is not the `next` of a page of gateways".to_owned())
+        })?,
+        limit: rows(asked.limit),
+        ..GatewayQuery::default()
+    };
+    let page = api.fleet.gateways(&[entry.workspace], &query).await?;
+    let counts = api.fleet.counts(&[entry.workspace], &query).await?;
+    Ok(Json(Gateways { rows: page.rows, next: page.next.map(|key| key.to_string()), counts }))
+}
+
+/// Shows one gateway.
+#[utoipa::path(
+    get, path = "/api/v1/workspaces/{workspace}/gateways/{gateway}", tag = "records",
+    security(("person" = [])), params(("workspace" = String, Path), ("gateway" = String, Path)),
+    responses((status = 200, body = GatewayDetail), (status = 401, body = Problem), (status = 404, body = Problem)),
+)]
+pub(super) async fn gateway(
+    State(api): State<Api>,
+    Reader(entry): Reader,
+    Path((_, gateway)): Path<(String, String)>,
+) -> Result<Json<GatewayDetail>, ApiError> {
+    let missing = ApiError::NotFound("gateway");
+    let Ok(gateway) = gateway.parse() else { return Err(missing) };
+    let found = api.fleet.gateway(&[entry.workspace], gateway).await?;
+    found.map(Json).ok_or(missing)
+}
+
+/// Lists traces without payloads, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/workspaces/{workspace}/traces", tag = "records",
+    security(("person" = [])), params(("workspace" = String, Path), RecordParameters),
+    responses((status = 200, body = List<TraceLine>), (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem)),
+)]
+pub(super) async fn traces(
+    State(api): State<Api>,
+    Reader(entry): Reader,
+    Query(asked): Query<RecordParameters>,
+) -> Result<Json<List<TraceLine>>, ApiError> {
+    let status = asked.status.as_deref().map(|text| word::<Status>("status", text)).transpose()?;
+    let query = TraceQuery {
+        status,
+        user: id("user", asked.user.as_deref())?,
+        gateway: id("gateway", asked.gateway.as_deref())?,
+        since_ns: time("since", asked.since.as_deref())?,
+        until_ns: time("until", asked.until.as_deref())?,
+        after: cursor(asked.after.as_deref())?,
+        limit: rows(asked.limit),
+        operation: asked.operation,
+        upstream: asked.upstream,
+        name: asked.name,
+        client: asked.client,
+        session: asked.session,
+        id: None,
+    };
+    let page = api.events.traces(entry.workspace, &query).await?;
+    Ok(Json(List { rows: page.rows, next: page.next.map(|next| next.to_string()) }))
+}
+
+/// Shows one trace with its payloads.
+#[utoipa::path(
+    get, path = "/api/v1/workspaces/{workspace}/traces/{trace}", tag = "records",
+    security(("person" = [])), params(("workspace" = String, Path), ("trace" = String, Path)),
+    responses((status = 200, body = TraceDetail), (status = 401, body = Problem), (status = 404, body = Problem)),
+)]
+pub(super) async fn trace(
+    State(api): State<Api>,
+    Reader(entry): Reader,
+    Path((_, trace)): Path<(String, String)>,
+) -> Result<Json<TraceDetail>, ApiError> {
+    let missing = ApiError::NotFound("trace");
+    let Ok(trace) = trace.parse() else { return Err(missing) };
+    let found = api.events.trace(entry.workspace, trace).await?;
+    found.map(Json).ok_or(missing)
+}
+
+/// Lists audit events, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/workspaces/{workspace}/audit", tag = "records",
+    security(("person" = [])), params(("workspace" = String, Path), RecordParameters),
+    responses((status = 200, body = List<AuditLine>), (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem)),
+)]
+pub(super) async fn audit_events(
+    State(api): State<Api>,
+    Reader(entry): Reader,
+    Query(asked): Query<RecordParameters>,
+) -> Result<Json<List<AuditLine>>, ApiError> {
+    let outcome = asked.status.as_deref().map(|text| word::<AuditOutcome>("status", text));
+    let severity = asked.severity.as_deref().map(|text| word::<Severity>("severity", text));
+    let query = AuditQuery {
+        outcome: outcome.transpose()?,
+        severity: severity.transpose()?,
+        user: id("user", asked.user.as_deref())?,
+        gateway: id("gateway", asked.gateway.as_deref())?,
+        since_ns: time("since", asked.since.as_deref())?,
+        until_ns: time("until", asked.until.as_deref())?,
+        after: cursor(asked.after.as_deref())?,
+        limit: rows(asked.limit),
+        event_type: asked.operation,
+        upstream: asked.upstream,
+        action: asked.name,
+        client: asked.client,
+        session: asked.session,
+    };
+    let page = api.events.audit_events(entry.workspace, &query).await?;
+    Ok(Json(List { rows: page.rows, next: page.next.map(|next| next.to_string()) }))
+}
+
+/// Lists the servers that were used in the last 30 days.
+#[utoipa::path(
+    get, path = "/api/v1/workspaces/{workspace}/servers", tag = "records",
+    security(("person" = [])), params(("workspace" = String, Path)),
+    responses((status = 200, body = Vec<ServerUse>), (status = 401, body = Problem), (status = 404, body = Problem)),
+)]
+pub(super) async fn servers(
+    State(api): State<Api>,
+    Reader(entry): Reader,
+) -> Result<Json<Vec<ServerUse>>, ApiError> {
+    Ok(Json(api.events.servers(entry.workspace, since()).await?))
+}
+
+/// Shows how one server was used in the last 30 days.
+#[utoipa::path(
+    get, path = "/api/v1/workspaces/{workspace}/servers/{server}", tag = "records",
+    security(("person" = [])), params(("workspace" = String, Path), ("server" = String, Path)),
+    responses((status = 200, body = ServerDetail), (status = 401, body = Problem), (status = 404, body = Problem)),
+)]
+pub(super) async fn server(
+    State(api): State<Api>,
+    Reader(entry): Reader,
+    Path((_, server)): Path<(String, String)>,
+) -> Result<Json<ServerDetail>, ApiError> {
+    let found = api.events.server(entry.workspace, &server, since()).await?;
+    found.map(Json).ok_or(ApiError::NotFound("server"))
+}
+
+fn since() -> i64 {
+    crate::clock::now_ms() * 1_000_000 - SERVERS_SINCE_NS
+}
+
+fn rows(limit: Option<u32>) -> u32 {
+    limit.unwrap_or(ROWS).clamp(1, ROWS_MAX)
+}
+
+fn invalid(parameter: &str, text: &str) -> ApiError {
+    let text: String = text.chars().take(80).collect();
+    ApiError::Invalid(format!("`{parameter}` cannot be `{text}`"))
+}
+
+fn id<T: std::str::FromStr>(parameter: &str, text: Option<&str>) -> Result<Option<T>, ApiError> {
+    text.map(|text| text.parse().map_err(|_| invalid(parameter, text))).transpose()
+}
+
+fn cursor(text: Option<&str>) -> Result<Option<Cursor>, ApiError> {
+    id("after", text)
+}
+
+fn word<T: serde::de::DeserializeOwned>(parameter: &str, text: &str) -> Result<T, ApiError> {
+    serde_json::from_value(text.into()).map_err(|_| invalid(parameter, text))
+}
+
+fn time(parameter: &str, text: Option<&str>) -> Result<Option<i64>, ApiError> {
+    let parse = |text: &str| {
+        let time: Timestamp = text.parse().ok()?;
+        i64::try_from(time.as_nanosecond()).ok()
+    };
+    text.map(|text| parse(text).ok_or_else(|| invalid(parameter, text))).transpose()
+}
+
+impl std::fmt::Display for GatewayKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.id, self.value)
+    }
+}
+
+impl std::str::FromStr for GatewayKey {
+    type Err = crate::events::BadCursor;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (id, value) = text.split_once('.').ok_or(crate::events::BadCursor)?;
+        let id = id.parse().map_err(|_| crate::events::BadCursor)?;
+        Ok(Self { value: value.to_owned(), id })
+    }
+}

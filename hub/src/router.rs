@@ -1,0 +1,102 @@
+//! Every route, grouped by who calls it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{StatusCode, header};
+
+use crate::api::{self, Api};
+use crate::db::{Database, values};
+use crate::error::ApiError;
+use crate::server::{Metrics, count, sample};
+use crate::web::{self, Web};
+use crate::{fleet, people};
+
+/// Until the head of an answer: pages, exports and streams begin at once and may go on.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Of the database, when somebody asks whether the Hub is ready.
+const READY_MAX: Duration = Duration::from_secs(2);
+
+/// What those who look after the Hub ask for.
+#[derive(Clone)]
+struct Operations {
+    database: Arc<dyn Database>,
+    metrics: Arc<Metrics>,
+}
+
+/// Returns the routes of the Hub.
+pub(crate) fn hub(api: Api, web: Web, database: Arc<dyn Database>) -> Router {
+    let metrics = Arc::clone(&api.metrics);
+    let operations = Operations { database, metrics: Arc::clone(&metrics) };
+    Router::new()
+        // For gateways and programs.
+        .merge(api::router(api.clone()))
+        // For people: who they are, and what they look at.
+        .merge(people::router(Arc::clone(&api.people)))
+        .merge(fleet::router(api, web.gate.clone()))
+        .merge(web::router(web))
+        .layer(from_fn(web::headers))
+        // For those who look after the Hub.
+        .merge(
+            Router::new()
+                .route("/livez", get(async || "ok\n"))
+                .route("/readyz", get(ready))
+                .route("/metrics", get(figures))
+                .with_state(operations),
+        )
+        .layer(from_fn(deadline))
+        .layer(from_fn_with_state(metrics, count))
+}
+
+async fn deadline(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::Unavailable { retry_s: 10 }.into_response(),
+    }
+}
+
+async fn ready(State(operations): State<Operations>) -> Response {
+    let asked = operations.database.rows("SELECT 1", &[]);
+    match tokio::time::timeout(READY_MAX, asked).await {
+        Ok(Ok(_)) => "ready\n".into_response(),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the database is not there");
+            (StatusCode::SERVICE_UNAVAILABLE, "the database is not there\n").into_response()
+        }
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the database is slow\n").into_response(),
+    }
+}
+
+async fn figures(State(operations): State<Operations>) -> Result<Response, ApiError> {
+    let database = &*operations.database;
+    let mut text = operations.metrics.text();
+    let row = database
+        .row(
+            "SELECT count(*), COALESCE(CAST(sum(p.unsent) AS BIGINT), 0),
+                 COALESCE(CAST(sum(CASE WHEN p.silent_ms > $1 AND p.farewell = 0 THEN 1 ELSE 0 END) AS BIGINT), 0)
+             FROM gateways g LEFT JOIN presence p ON p.gateway = g.id
+             WHERE g.unlinked_ms IS NULL AND g.archived_ms IS NULL",
+            &values![crate::clock::now_ms()],
+        )
+        .await?;
+    let bytes = crate::db::size_bytes(database).await?;
+    if let Some(row) = row {
+        let gauges = [
+            ("ultra_hub_gateways", "Gateways that are linked.", row.get::<i64>(0)?),
+            ("ultra_hub_unsent_records", "Records that gateways have not sent yet.", row.get(1)?),
+            ("ultra_hub_gateways_online", "Gateways whose heartbeats come in time.", row.get(2)?),
+            ("ultra_hub_database_bytes", "Size of the database.", bytes),
+        ];
+        for (name, help, value) in gauges {
+            sample(&mut text, name, "gauge", help, &[(String::new(), value as f64)]);
+        }
+    }
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}

@@ -1,0 +1,196 @@
+//! `ultra hub serve`: opens the database, puts the parts together, and serves until told to stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use url::Url;
+
+use crate::api::{self, Api, ingest};
+use crate::db::{Database, DbError, Postgres, Sqlite};
+use crate::events::{EventStore, Records, SqlEvents, retention};
+use crate::fleet::{Fleet, Links, Presence, SqlFleet, Uptime};
+use crate::people::{self, HubGate, People};
+use crate::router;
+use crate::server::{Certificates, Metrics, Server, TlsError};
+use crate::web::Web;
+
+/// At the end, what is gathered in memory is written within this time.
+const LAST_WRITE: Duration = Duration::from_secs(5);
+
+/// Where the Hub keeps everything.
+#[derive(Clone)]
+pub enum Storage {
+    /// A SQLite file, made if it is missing.
+    Sqlite(PathBuf),
+    /// A PostgreSQL database: `postgres://…`, or the words of `libpq`.
+    Postgres(String),
+}
+
+/// How the Hub is run.
+pub struct Options {
+    /// Where everything is kept.
+    pub storage: Storage,
+    /// The address that people and gateways know; by default the one that is listened to.
+    pub public_url: Option<Url>,
+    /// A certificate chain and its key, as PEM files.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// A proxy that is trusted stands before the Hub.
+    pub behind_proxy: bool,
+    /// Mail and identity providers.
+    pub people: people::Options,
+    /// Traces are deleted when they are older.
+    pub trace_retention: Duration,
+    /// Audit events are deleted when they are older.
+    pub audit_retention: Duration,
+}
+
+/// Why a Hub does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The database.
+    #[error("cannot open the Hub's database")]
+    Database {
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Mail or the identity provider.
+    #[error(transparent)]
+    People(#[from] people::OptionsError),
+}
+
+impl From<DbError> for OpenError {
+    fn from(error: DbError) -> Self {
+        Self::Database { source: Box::new(error) }
+    }
+}
+
+/// A Hub, ready to serve.
+pub struct Hub {
+    database: Arc<dyn Database>,
+    people: Arc<People>,
+    presence: Arc<Presence>,
+    events: Arc<dyn EventStore>,
+    server: Server,
+    retention: retention::Ages,
+    public_url: Url,
+}
+
+impl Hub {
+    /// Opens everything. `address` is what will be listened to.
+    ///
+    /// # Errors
+    ///
+    /// If the database, the certificate, or what was said about mail and identity providers is of no use.
+    pub async fn open(options: Options, address: SocketAddr) -> Result<Self, OpenError> {
+        let database: Arc<dyn Database> = match &options.storage {
+            Storage::Sqlite(path) => Arc::new(Sqlite::open(path).await?),
+            Storage::Postgres(url) => Arc::new(Postgres::open(url, crate::db::tls()).await?),
+        };
+        let tls = options.tls.map(|(chain, key)| Certificates::load(&chain, &key)).transpose()?;
+        let public_url = options.public_url.unwrap_or_else(|| own_url(address, tls.is_some()));
+        let people = Arc::new(People::new(
+            Arc::clone(&database),
+            options.people,
+            public_url.clone(),
+        )?);
+        let events: Arc<dyn EventStore> = Arc::new(SqlEvents::new(Arc::clone(&database), options.storage.path()));
+        let uptime = Arc::new(Uptime::begin(&*database).await?);
+        let fleet: Arc<dyn Fleet> = Arc::new(SqlFleet::new(Arc::clone(&database), uptime));
+        let presence = Arc::new(Presence::new(Arc::clone(&database)));
+        let links = Links::new(Arc::clone(&database), Arc::clone(&events));
+        let metrics = Arc::new(Metrics::default());
+        let api = Api {
+            people: Arc::clone(&people),
+            links,
+            presence: Arc::clone(&presence),
+            events: Arc::clone(&events),
+            fleet: Arc::clone(&fleet),
+            metrics,
+            ingest: Arc::new(ingest::Limits::default()),
+        };
+        let web = Web {
+            gate: Arc::new(HubGate::new(Arc::clone(&people))),
+            records: Arc::clone(&events) as Arc<dyn Records>,
+            fleet,
+        };
+        let router = router::hub(api, web, Arc::clone(&database));
+        Ok(Self {
+            server: Server {
+                router,
+                tls: tls.map(Arc::new),
+                behind_proxy: options.behind_proxy,
+            },
+            retention: retention::Ages {
+                traces: options.trace_retention,
+                audit_events: options.audit_retention,
+            },
+            database,
+            people,
+            presence,
+            events,
+            public_url,
+        })
+    }
+
+    /// The address that people and gateways know.
+    pub fn public_url(&self) -> &Url {
+        &self.public_url
+    }
+
+    /// Returns the link by which the first person sets the Hub up, as long as nobody did. The ones
+    /// before it die.
+    ///
+    /// # Errors
+    ///
+    /// If the database fails.
+    pub async fn setup_url(&self) -> Result<Option<Url>, OpenError> {
+        Ok(self.people.setup_url().await?)
+    }
+
+    /// Serves until `shutdown`; what is under way then may end.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
+        let tasks = TaskTracker::new();
+        // What is gathered is written when no request can add to it any more.
+        let served = CancellationToken::new();
+        let presence = Arc::clone(&self.presence);
+        let written = served.clone();
+        tasks.spawn(async move { presence.keep(written).await });
+        let background = [
+            tokio::spawn(Uptime::keep(Arc::clone(&self.database))),
+            tokio::spawn(retention::keep(Arc::clone(&self.events), self.retention)),
+            tokio::spawn(people::sweep(Arc::clone(&self.people))),
+        ];
+        self.server.serve(listener, shutdown).await;
+        served.cancel();
+        tasks.close();
+        for task in background {
+            task.abort();
+        }
+        if tokio::time::timeout(LAST_WRITE, tasks.wait()).await.is_err() {
+            tracing::warn!("the last heartbeats could not be written in time");
+        }
+    }
+}
+
+fn own_url(address: SocketAddr, tls: bool) -> Url {
+    let scheme = if tls { "https" } else { "http" };
+    let url = format!("{scheme}://{address}/");
+    url.parse().expect("a socket address is the authority of a URL")
+}
+
+impl Storage {
+    fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Sqlite(path) => Some(path.clone()),
+            Self::Postgres(_) => None,
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Puts load on a Hub over loopback, on SQLite and on PostgreSQL, and prints what came of it as JSON.
+//!
+//! Plays a fleet: devices that send records, devices that come back after a day, devices that say that they
+//! are there, people who open pages. Everything is bounded in count and in time.
+
+mod pages;
+mod records;
+
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use serde_json::{Value, json};
+use ultra_tests::cluster::Cluster;
+use ultra_tests::hub::{Hub, Owner, Storage};
+
+/// Put load on a Hub
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Only this database: `sqlite` or `postgres`
+    #[arg(long)]
+    only: Option<String>,
+    /// Only these parts
+    #[arg(long, value_delimiter = ',', default_value = "heartbeats,records,backlog,pages")]
+    parts: Vec<String>,
+    /// Seconds of full speed
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Gateways that say that they are there
+    #[arg(long, default_value_t = 1000)]
+    beating: u32,
+    /// Records that each of a hundred gateways kept while the Hub was away
+    #[arg(long, default_value_t = 10_000)]
+    kept: u64,
+    /// Traces that there are when pages are opened
+    #[arg(long, default_value_t = 1_000_000)]
+    traces: u64,
+    /// Gateways that there are when their list is opened
+    #[arg(long, default_value_t = 10_000)]
+    gateways: u32,
+}
+
+#[tokio::main]
+async fn main() {
+    let cli = Cli::parse();
+    let wanted = |name: &str| cli.only.as_deref().is_none_or(|only| only == name);
+    let mut report = serde_json::Map::new();
+    if wanted("sqlite") {
+        report.insert("sqlite".to_owned(), measure(&cli, Storage::Sqlite).await);
+    }
+    if wanted("postgres") {
+        // It waits for the disk, as one in use does.
+        let cluster = tokio::task::spawn_blocking(|| Cluster::start(&[])).await.expect("no panic");
+        if let Some(cluster) = cluster {
+            let storage = Storage::Postgres(cluster.database());
+            report.insert("postgres".to_owned(), measure(&cli, storage).await);
+        }
+    }
+    print(&Value::Object(report));
+}
+
+async fn measure(cli: &Cli, storage: Storage) -> Value {
+    let hub = Hub::start(storage);
+    let owner = Owner::set_up(&hub).await;
+    let (url, key) = (hub.url(""), owner.deploy_key("load").await);
+    let mut report = serde_json::Map::new();
+    for part in &cli.parts {
+        let figures = match part.as_str() {
+            "heartbeats" => {
+                let time = Duration::from_secs(60);
+                records::heartbeats(&url, &key, cli.beating, time, hub.pid()).await
+            }
+            "records" => {
+                let time = Duration::from_secs(cli.seconds);
+                records::full_speed(&url, &key, 8, 500, time).await
+            }
+            "backlog" => records::backlog(&url, &key, 100, cli.kept).await,
+            "pages" => {
+                records::fill(&url, &key, cli.traces, cli.gateways).await;
+                pages::open(&owner, 100).await
+            }
+            other => panic!("there is no part `{other}`"),
+        };
+        report.insert(part.clone(), figures);
+    }
+    Value::Object(report)
+}
+
+#[expect(clippy::print_stdout, reason = "the report is what this program is for")]
+fn print(report: &Value) {
+    println!("{report}");
+}
+
+/// Times of requests, as they are reported.
+#[derive(Debug, Default)]
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn note(&mut self, begun: Instant) {
+        self.0.push(begun.elapsed());
+    }
+
+    fn add(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    fn report(mut self) -> Value {
+        self.0.sort_unstable();
+        let at = |part: f64| {
+            let last = self.0.len().saturating_sub(1);
+            let time = self.0.get(((last as f64) * part).round() as usize);
+            time.map_or(0.0, |time| (time.as_secs_f64() * 10_000.0).round() / 10.0)
+        };
+        json!({"count": self.0.len(), "p50_ms": at(0.5), "p95_ms": at(0.95), "p99_ms": at(0.99), "max_ms": at(1.0)})
+    }
+}

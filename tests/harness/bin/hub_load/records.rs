@@ -1,0 +1,225 @@
+//! Devices that send records and heartbeats.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use ultra_tests::hub::Device;
+
+use crate::Times;
+
+/// What a device that was told to wait does.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Records of a batch of what happens now.
+const LIVE: u64 = 5;
+
+async fn link(hub: &str, key: &str, count: u32, name: &str) -> Vec<Device> {
+    let mut devices = Vec::new();
+    for number in 0..count {
+        devices.push(Device::link(hub, key, &format!("{name}-{number}")).await);
+    }
+    devices
+}
+
+/// Sends until it is taken.
+async fn send(device: &Device, body: &[u8], times: &mut Times) {
+    loop {
+        let begun = Instant::now();
+        match device.send(body.to_vec()).await {
+            Some((200, _)) => {
+                times.note(begun);
+                return;
+            }
+            Some((429 | 503, _)) | None => tokio::time::sleep(PAUSE).await,
+            Some((status, answer)) => panic!("{status} {answer}"),
+        }
+    }
+}
+
+pub(crate) async fn full_speed(
+    hub: &str,
+    key: &str,
+    devices: u32,
+    batch: u64,
+    time: Duration,
+) -> Value {
+    let mut tasks = JoinSet::new();
+    let begun = Instant::now();
+    let taken = Arc::new(AtomicU64::new(0));
+    for device in link(hub, key, devices, "load").await {
+        let taken = Arc::clone(&taken);
+        tasks.spawn(async move {
+            let mut times = Times::default();
+            let mut first = 1;
+            while begun.elapsed() < time {
+                let body = device.traces(first, batch);
+                send(&device, &body, &mut times).await;
+                first += batch as i64;
+                taken.fetch_add(batch, Ordering::Relaxed);
+            }
+            times
+        });
+    }
+    let mut times = Times::default();
+    while let Some(done) = tasks.join_next().await {
+        times.add(done.expect("a device"));
+    }
+    let rate = taken.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+    json!({"records_per_s": rate.round(), "acks": times.report()})
+}
+
+pub(crate) async fn backlog(hub: &str, key: &str, devices: u32, records: u64) -> Value {
+    let live = link(hub, key, 10, "live").await;
+    let late = link(hub, key, devices, "late").await;
+    let alone = live_lane(&live, 1, Duration::from_secs(10), None).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for device in late {
+        tasks.spawn(async move {
+            let mut times = Times::default();
+            for first in (1..=records).step_by(1000) {
+                let body = device.traces(first as i64, 1000.min(records + 1 - first));
+                send(&device, &body, &mut times).await;
+            }
+            times
+        });
+    }
+    let lane = {
+        let (live, over) = (live.clone(), Arc::clone(&over));
+        let first = 1_000_000;
+        tokio::spawn(
+            async move { live_lane(&live, first, Duration::from_secs(3600), Some(over)).await },
+        )
+    };
+    let mut times = Times::default();
+    while let Some(done) = tasks.join_next().await {
+        times.add(done.expect("a device"));
+    }
+    let took = begun.elapsed();
+    over.store(true, Ordering::Relaxed);
+    let meanwhile = lane.await.expect("the live lane");
+    json!({
+        "backlog_records": u64::from(devices) * records,
+        "caught_up_s": took.as_secs_f64().round(),
+        "live_alone": alone.report(),
+        "live_meanwhile": meanwhile.report(),
+        "backlog_acks": times.report(),
+    })
+}
+
+/// Each device sends a few records every second.
+async fn live_lane(
+    devices: &[Device],
+    first: i64,
+    time: Duration,
+    over: Option<Arc<AtomicBool>>,
+) -> Times {
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for device in devices.iter().cloned() {
+        let over = over.clone();
+        tasks.spawn(async move {
+            let mut times = Times::default();
+            let mut first = first;
+            let mut ticks = tokio::time::interval(Duration::from_secs(1));
+            while begun.elapsed() < time
+                && !over.as_ref().is_some_and(|over| over.load(Ordering::Relaxed))
+            {
+                ticks.tick().await;
+                send(&device, &device.traces(first, LIVE), &mut times).await;
+                first += LIVE as i64;
+            }
+            times
+        });
+    }
+    let mut times = Times::default();
+    while let Some(done) = tasks.join_next().await {
+        times.add(done.expect("a device"));
+    }
+    times
+}
+
+pub(crate) async fn heartbeats(
+    hub: &str,
+    key: &str,
+    devices: u32,
+    time: Duration,
+    pid: u32,
+) -> Value {
+    let devices = link(hub, key, devices, "beat").await;
+    let period = Duration::from_secs(30);
+    let begun = Instant::now();
+    let before = cpu(pid);
+    let count = devices.len() as u32;
+    let mut tasks = JoinSet::new();
+    for (number, device) in devices.into_iter().enumerate() {
+        tasks.spawn(async move {
+            let mut times = Times::default();
+            // Spread over the period, as jitter spreads them.
+            tokio::time::sleep(period * number as u32 / count).await;
+            let mut ticks = tokio::time::interval(period);
+            while begun.elapsed() < time {
+                ticks.tick().await;
+                let sent = Instant::now();
+                match device.heartbeat("p").await {
+                    Some((200, _)) => times.note(sent),
+                    other => panic!("{other:?}"),
+                }
+            }
+            times
+        });
+    }
+    tokio::time::sleep(time).await;
+    let spent = cpu(pid) - before;
+    let share = spent.as_secs_f64() / begun.elapsed().as_secs_f64();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut times = Times::default();
+    while let Some(done) = tasks.join_next().await {
+        times.add(done.expect("a device"));
+    }
+    json!({
+        "percent_of_machine": (share / cores as f64 * 10_000.0).round() / 100.0,
+        "cores": cores,
+        "acks": times.report(),
+    })
+}
+
+/// Returns the time that a process and those it waits for have had.
+fn cpu(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a living process");
+    let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
+    let ticks: u64 =
+        rest.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    // Linux counts in hundredths of a second, whatever the kernel's own clock.
+    Duration::from_millis(ticks * 10)
+}
+
+/// Fills a Hub: so many gateways, the first of which have so many traces together.
+pub(crate) async fn fill(hub: &str, key: &str, traces: u64, gateways: u32) {
+    const SENDING: u64 = 8;
+    let mut tasks = JoinSet::new();
+    for part in 0..SENDING {
+        let (hub, key) = (hub.to_owned(), key.to_owned());
+        let gateways = (gateways / SENDING as u32).max(1);
+        tasks.spawn(async move {
+            let devices = link(&hub, &key, gateways, &format!("fill-{part}")).await;
+            for device in &devices {
+                // A third of them is not there.
+                if device.database.as_bytes().last().is_some_and(|last| last % 3 != 0) {
+                    device.heartbeat("p").await;
+                }
+            }
+            let mut times = Times::default();
+            for first in (1..=traces / SENDING).step_by(1000) {
+                send(&devices[0], &devices[0].traces(first as i64, 1000), &mut times).await;
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.expect("a device");
+    }
+}
