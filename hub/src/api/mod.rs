@@ -3,6 +3,7 @@
 //! No SQL, and no status but success: what goes wrong is an [`ApiError`].
 
 mod gateways;
+pub(crate) mod ingest;
 mod records;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub(crate) struct Api {
     pub(crate) events: Arc<dyn EventStore>,
     pub(crate) fleet: Arc<dyn Fleet>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) ingest: Arc<ingest::Limits>,
 }
 
 /// The description of the API, from which it is tested.
@@ -51,6 +53,7 @@ pub(crate) struct Api {
         gateways::me,
         gateways::unlink,
         gateways::heartbeat,
+        ingest::records,
         records::gateways,
         records::gateway,
         records::traces,
@@ -92,6 +95,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/gateways", post(gateways::link))
         .route("/gateways/self", get(gateways::me).merge(delete(gateways::unlink)))
         .route("/heartbeat", post(gateways::heartbeat))
+        .route("/records", post(ingest::records))
         .route("/workspaces/{workspace}/gateways", get(records::gateways))
         .route("/workspaces/{workspace}/gateways/{gateway}", get(records::gateway))
         .route("/workspaces/{workspace}/traces", get(records::traces))

@@ -6,10 +6,9 @@ mod query;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::sql::{Options, SqlEvents};
+use super::sql::SqlEvents;
 use super::{AppendError, Batch, EventStore, Origin, Records, TraceLine, TraceQuery};
 use crate::db::testing::TestDatabase;
 use crate::db::{Database, values};
@@ -62,9 +61,8 @@ impl Fixture {
         {
             gateway(&*database, id, workspace, owner).await;
         }
-        let tasks = TaskTracker::new();
-        let events = SqlEvents::open(Arc::clone(&database), Options::default(), &tasks).await;
-        Self { database, events: Arc::new(events.unwrap()), _test: test }
+        let events = Arc::new(SqlEvents::new(Arc::clone(&database), None));
+        Self { database, events, _test: test }
     }
 
     /// Sends a run of records, the first of which has the number `first`.
