@@ -7,15 +7,13 @@ mod labels;
 mod lines;
 pub(crate) mod retention;
 mod spans;
-mod sql;
+pub(crate) mod sql;
 
 use async_trait::async_trait;
 use serde::Serialize;
 use ultra_store::{AuditOutcome, Severity, Status};
 use utoipa::ToSchema;
 use uuid::Uuid;
-
-pub(crate) use sql::SqlEvents;
 
 use crate::db::DbError;
 use crate::id::{GatewayId, OrganizationId, UserId, WorkspaceId};

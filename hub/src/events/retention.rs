@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::EventStore;
 
@@ -23,21 +24,20 @@ const FAILURES_MAX: u32 = 60;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ages {
     pub(crate) traces: Duration,
-    pub(crate) audit_events: Duration,
+    pub(crate) audit: Duration,
 }
 
-/// Deletes what is too old, every hour. It may be dropped at any time.
-pub(crate) async fn keep(store: Arc<dyn EventStore>, ages: Ages) {
-    loop {
-        once(&*store, ages).await;
-        sleep(PERIOD).await;
-    }
+/// Deletes what is too old, every hour, until it is told to stop.
+pub(crate) async fn run(store: Arc<dyn EventStore>, ages: Ages, stop: CancellationToken) {
+    while stop.run_until_cancelled(once(&*store, ages)).await.is_some()
+        && stop.run_until_cancelled(sleep(PERIOD)).await.is_some()
+    {}
 }
 
 /// Deletes all that is too old; returns how many rows.
 pub(crate) async fn once(store: &dyn EventStore, ages: Ages) -> u64 {
     let (traces_from_ns, audit_from_ns) =
-        (before_now_ns(ages.traces), before_now_ns(ages.audit_events));
+        (before_now_ns(ages.traces), before_now_ns(ages.audit));
     let (mut deleted, mut failures) = (0, 0);
     loop {
         match store.retain(traces_from_ns, audit_from_ns).await {

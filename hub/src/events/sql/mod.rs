@@ -21,6 +21,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::append::ReadBatch;
@@ -48,6 +49,15 @@ const SMALL_RECORDS: u64 = 100;
 /// Large batches whose lines are read at the same time. Small ones do not wait.
 const READING_MAX: usize = 2;
 
+/// What a store of events is told.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    /// The directory of the database's file, if it is one.
+    pub(crate) directory: Option<PathBuf>,
+    /// How much of its disk stays free.
+    pub(crate) free: FreeSpace,
+}
+
 /// Records in a database.
 #[derive(Debug)]
 pub(crate) struct SqlEvents {
@@ -59,31 +69,28 @@ pub(crate) struct SqlEvents {
 }
 
 impl SqlEvents {
-    /// Starts the tasks that write; they end when this is dropped and what was taken is stored. `path` is
-    /// the database's file, if it is one: its disk must not become full.
-    pub(crate) fn new(database: Arc<dyn Database>, path: Option<PathBuf>) -> Self {
-        Self::with_free_space(database, path, FreeSpace::default())
-    }
-
-    fn with_free_space(
+    /// Makes the tables of the next days, and starts the tasks that write. They end when this is dropped
+    /// and what was taken is stored.
+    pub(crate) async fn open(
         database: Arc<dyn Database>,
-        path: Option<PathBuf>,
-        free: FreeSpace,
-    ) -> Self {
+        options: Options,
+        tasks: &TaskTracker,
+    ) -> Result<Self, DbError> {
         let dialect = database.dialect();
+        let partitions = Partitions::new(dialect);
+        partitions.prepare_ahead(&*database).await;
         let queue = Arc::new(Queue::new(writer::portions(dialect)));
         let writer = Arc::new(Writer {
             database: Arc::clone(&database),
             queue: Arc::clone(&queue),
             known: KnownSeries::default(),
-            partitions: Partitions::new(dialect),
+            partitions,
         });
-        // They own nothing that must be closed: a client hears of its batch when it is stored, or not.
         for _ in 0..writer::writers(dialect) {
-            tokio::spawn(Arc::clone(&writer).run());
+            tasks.spawn(Arc::clone(&writer).run());
         }
-        let disk = path.map(|path| Disk::new(path, free));
-        Self { database, writer, queue, disk, reading: Semaphore::new(READING_MAX) }
+        let disk = options.directory.map(|directory| Disk::new(directory, options.free));
+        Ok(Self { database, writer, queue, disk, reading: Semaphore::new(READING_MAX) })
     }
 
     async fn take(&self, origin: Origin, batch: Batch) -> Result<Acknowledgement, AppendError> {

@@ -6,9 +6,10 @@ mod query;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::sql::SqlEvents;
+use super::sql::{Options, SqlEvents};
 use super::{AppendError, Batch, EventStore, Origin, Records, TraceLine, TraceQuery};
 use crate::db::testing::TestDatabase;
 use crate::db::{Database, values};
@@ -61,8 +62,9 @@ impl Fixture {
         {
             gateway(&*database, id, workspace, owner).await;
         }
-        let events = Arc::new(SqlEvents::new(Arc::clone(&database), None));
-        Self { database, events, _test: test }
+        let tasks = TaskTracker::new();
+        let events = SqlEvents::open(Arc::clone(&database), Options::default(), &tasks).await;
+        Self { database, events: Arc::new(events.unwrap()), _test: test }
     }
 
     /// Sends a run of records, the first of which has the number `first`.
