@@ -17,6 +17,10 @@ mod json;
 mod live;
 mod servers;
 mod session;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod text;
 mod traces;
 mod visit;
