@@ -15,6 +15,7 @@ mod gateways;
 mod headers;
 mod json;
 mod live;
+pub(crate) mod people;
 mod servers;
 mod session;
 #[cfg(test)]
