@@ -228,8 +228,8 @@ fn every_field_of_a_trace_filter_narrows() {
     on_each(|store| {
         let traces = [
             trace(1, "read"),
-            Trace { upstream: Some("git".into()), ..trace(2, "log") },
-            Trace { status: Status::Error, ..trace(3, "read") },
+            Trace { upstream: Some("git".into()), session_id: "s2".into(), ..trace(2, "log") },
+            Trace { principal: "editor/2".into(), status: Status::Error, ..trace(3, "read") },
             Trace { operation: "resource_read", ..trace(4, "file:///a") },
         ];
         for trace in traces {
@@ -255,6 +255,10 @@ fn every_field_of_a_trace_filter_narrows() {
             // The next ones, so that none is missed.
             (TraceFilter { after_seq: Some(1), limit: 2, ..all() }, vec![3, 2]),
             (TraceFilter { name: text("read"), upstream: text("git"), ..all() }, vec![]),
+            (TraceFilter { principal: text("editor/2"), ..all() }, vec![3]),
+            (TraceFilter { session_id: text("s2"), ..all() }, vec![2]),
+            (TraceFilter { before_seq: Some(3), limit: 1, ..all() }, vec![2]),
+            (TraceFilter { after_seq: Some(1), before_seq: Some(4), ..all() }, vec![3, 2]),
         ];
 
         for (filter, expected) in cases {
@@ -266,11 +270,33 @@ fn every_field_of_a_trace_filter_narrows() {
 }
 
 #[test]
+fn payloads_can_be_left_out() {
+    on_each(|store| {
+        store.record(Record::Trace(Box::new(trace(1, "read"))));
+        flush(store);
+
+        let with = store.traces(&TraceFilter::default()).unwrap();
+        let filter = TraceFilter { payloads: false, ..TraceFilter::default() };
+        let without = store.traces(&filter).unwrap();
+
+        assert!(with[0].request.is_some());
+        assert!(without[0].request.is_none());
+        assert_eq!(without[0].request_bytes, with[0].request_bytes);
+    });
+}
+
+#[test]
 fn every_field_of_an_audit_filter_narrows() {
     on_each(|store| {
         let events = [
             event(1, "read"),
-            Box::new(AuditEvent { upstream: None, ..*event(2, "log") }),
+            Box::new(AuditEvent {
+                upstream: None,
+                principal: "editor/2".into(),
+                session_id: Some("s2".into()),
+                severity: Severity::Critical,
+                ..*event(2, "log")
+            }),
             Box::new(AuditEvent { outcome: AuditOutcome::Canceled, ..*event(3, "read") }),
             Box::new(AuditEvent { event_type: "policy_deny", ..*event(4, "write") }),
         ];
@@ -292,6 +318,12 @@ fn every_field_of_an_audit_filter_narrows() {
             (AuditFilter { until_unix_ns: Some(NOON_NS + 2), ..all() }, vec![1]),
             (AuditFilter { after_seq: Some(1), limit: 1, ..all() }, vec![2]),
             (AuditFilter { after_seq: Some(4), ..all() }, vec![]),
+            (AuditFilter { severity: Some(Severity::Critical), ..all() }, vec![2]),
+            (AuditFilter { principal: text("editor/2"), ..all() }, vec![2]),
+            (AuditFilter { session_id: text("s2"), ..all() }, vec![2]),
+            (AuditFilter { id: text("00000000-0000-0000-0000-000000003003"), ..all() }, vec![3]),
+            (AuditFilter { id: text("no id"), ..all() }, vec![]),
+            (AuditFilter { before_seq: Some(3), limit: 1, ..all() }, vec![2]),
         ];
 
         for (filter, expected) in cases {

@@ -20,6 +20,10 @@ pub struct TraceFilter {
     pub status: Option<Status>,
     /// One trace, by its id in hex or the record's id.
     pub id: Option<String>,
+    /// MCP client, as `name/version`.
+    pub principal: Option<String>,
+    /// MCP session.
+    pub session_id: Option<String>,
     /// Started at or after, in nanoseconds since 1970 UTC.
     pub since_unix_ns: Option<i64>,
     /// Started before.
@@ -27,6 +31,10 @@ pub struct TraceFilter {
     /// Only rows stored after this one ([`TraceRow::seq`]), for following: the first of them, up to
     /// the limit, so that none is missed.
     pub after_seq: Option<i64>,
+    /// Only rows stored before this one, for leafing through older ones.
+    pub before_seq: Option<i64>,
+    /// Without it rows come without [`TraceRow::request`] and [`TraceRow::response`], and sooner.
+    pub payloads: bool,
     /// At most so many.
     pub limit: usize,
 }
@@ -42,6 +50,14 @@ pub struct AuditFilter {
     pub event_type: Option<String>,
     /// How it ended.
     pub outcome: Option<AuditOutcome>,
+    /// How much it matters.
+    pub severity: Option<Severity>,
+    /// One event, by the id of the record.
+    pub id: Option<String>,
+    /// MCP client, as `name/version`.
+    pub principal: Option<String>,
+    /// MCP session.
+    pub session_id: Option<String>,
     /// At or after, in nanoseconds since 1970 UTC.
     pub since_unix_ns: Option<i64>,
     /// Before.
@@ -49,6 +65,8 @@ pub struct AuditFilter {
     /// Only rows stored after this one ([`AuditRow::seq`]), for following: the first of them, up to
     /// the limit, so that none is missed.
     pub after_seq: Option<i64>,
+    /// Only rows stored before this one, for leafing through older ones.
+    pub before_seq: Option<i64>,
     /// At most so many.
     pub limit: usize,
 }
@@ -76,9 +94,13 @@ impl Default for TraceFilter {
             operation: None,
             status: None,
             id: None,
+            principal: None,
+            session_id: None,
             since_unix_ns: None,
             until_unix_ns: None,
             after_seq: None,
+            before_seq: None,
+            payloads: true,
             limit: 50,
         }
     }
@@ -91,9 +113,14 @@ impl Default for AuditFilter {
             name: None,
             event_type: None,
             outcome: None,
+            severity: None,
+            id: None,
+            principal: None,
+            session_id: None,
             since_unix_ns: None,
             until_unix_ns: None,
             after_seq: None,
+            before_seq: None,
             limit: 50,
         }
     }

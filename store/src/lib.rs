@@ -25,7 +25,7 @@ pub use record::{
     Trace, UpstreamStatus,
 };
 pub use redact::Redactor;
-pub use sqlite::{SqliteOptions, SqliteReader, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteReader, SqliteStore, Survey, UpstreamUsage, Usage};
 
 /// Where records are read again. May block on the disk: not for the path of a call.
 pub trait Reader: Send + Sync + 'static {

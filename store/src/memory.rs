@@ -230,14 +230,21 @@ fn trace_matches(filter: &TraceFilter, trace: &Trace) -> bool {
         && is(filter.operation.as_deref(), Some(trace.operation))
         && is(filter.status.as_ref(), Some(&trace.status))
         && filter.id.as_ref().is_none_or(has_id)
+        && is(filter.principal.as_deref(), Some(&*trace.principal))
+        && is(filter.session_id.as_deref(), Some(&*trace.session_id))
         && within(filter.since_unix_ns, filter.until_unix_ns, trace.started_unix_ns)
 }
 
 fn audit_matches(filter: &AuditFilter, event: &AuditEvent) -> bool {
+    let has_id = |id: &String| stored::parse_id(id) == Some(event.id.as_u128());
     is(filter.upstream.as_deref(), event.upstream.as_deref())
         && is(filter.name.as_deref(), event.action.as_deref())
         && is(filter.event_type.as_deref(), Some(event.event_type))
         && is(filter.outcome.as_ref(), Some(&event.outcome))
+        && is(filter.severity.as_ref(), Some(&event.severity))
+        && filter.id.as_ref().is_none_or(has_id)
+        && is(filter.principal.as_deref(), Some(&*event.principal))
+        && is(filter.session_id.as_deref(), event.session_id.as_deref())
         && within(filter.since_unix_ns, filter.until_unix_ns, event.unix_ns)
 }
 
@@ -247,12 +254,14 @@ fn audit_matches(filter: &AuditFilter, event: &AuditEvent) -> bool {
 fn select<T: Clone>(
     entries: &VecDeque<T>,
     last_seq: i64,
-    after_seq: Option<i64>,
+    (after_seq, before_seq): (Option<i64>, Option<i64>),
     limit: usize,
     matches: impl Fn(&T) -> bool,
 ) -> Vec<(i64, T)> {
     let first_seq = last_seq + 1 - i64::try_from(entries.len()).unwrap_or(i64::MAX);
-    let numbered = (first_seq..).zip(entries).filter(|(_, entry)| matches(entry));
+    let matches =
+        |(seq, entry): &(i64, &T)| before_seq.is_none_or(|before| *seq < before) && matches(entry);
+    let numbered = (first_seq..).zip(entries).filter(matches);
     let copy = |(seq, entry): (i64, &T)| (seq, entry.clone());
     if let Some(after) = after_seq {
         let mut first: Vec<_> =
@@ -261,7 +270,7 @@ fn select<T: Clone>(
         return first;
     }
     let newest = (first_seq..=last_seq).rev().zip(entries.iter().rev());
-    newest.filter(|(_, entry)| matches(entry)).take(limit).map(copy).collect()
+    newest.filter(matches).take(limit).map(copy).collect()
 }
 
 /// Returns the first and the last number of `len` records of which the last one is `last`.
@@ -297,20 +306,25 @@ fn run_of<T: Clone>(
 impl Reader for MemoryStore {
     fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError> {
         let state = self.state();
-        let selected =
-            select(&state.traces, state.traces_seq, filter.after_seq, filter.limit, |trace| {
-                trace_matches(filter, trace)
-            });
+        let seqs = (filter.after_seq, filter.before_seq);
+        let selected = select(&state.traces, state.traces_seq, seqs, filter.limit, |trace| {
+            trace_matches(filter, trace)
+        });
         drop(state);
-        Ok(selected.iter().map(|(seq, trace)| self.trace_row(*seq, trace)).collect())
+        let mut rows: Vec<_> =
+            selected.iter().map(|(seq, trace)| self.trace_row(*seq, trace)).collect();
+        for row in rows.iter_mut().filter(|_| !filter.payloads) {
+            (row.request, row.response) = (None, None);
+        }
+        Ok(rows)
     }
 
     fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
         let state = self.state();
-        let selected =
-            select(&state.audit_events, state.audit_seq, filter.after_seq, filter.limit, |event| {
-                audit_matches(filter, event)
-            });
+        let seqs = (filter.after_seq, filter.before_seq);
+        let selected = select(&state.audit_events, state.audit_seq, seqs, filter.limit, |event| {
+            audit_matches(filter, event)
+        });
         drop(state);
         Ok(selected.iter().map(|(seq, event)| self.audit_row(*seq, event)).collect())
     }

@@ -11,6 +11,7 @@ mod read;
 mod retention;
 mod runs;
 mod schema;
+mod survey;
 mod writer;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use self::read::SqliteReader;
+pub use self::survey::{Survey, UpstreamUsage, Usage};
 
 use self::queue::{Command, Queue};
 use self::writer::Writer;

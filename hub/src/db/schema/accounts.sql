@@ -46,20 +46,25 @@ CREATE TABLE memberships (
 );
 CREATE INDEX memberships_by_organization ON memberships (organization, user_id);
 
+-- `scope`, `scope_id` and `role` are those of the membership that comes of it; `hash` is of the link's token.
 CREATE TABLE invites (
     id BIGINT PRIMARY KEY,
     organization BIGINT NOT NULL REFERENCES organizations (id),
+    scope TEXT NOT NULL,
+    scope_id BIGINT NOT NULL,
     email TEXT NOT NULL,
     role TEXT NOT NULL,
-    hash {bytes} NOT NULL,
+    hash {bytes} NOT NULL UNIQUE,
     created_by BIGINT NOT NULL REFERENCES users (id),
     created_ms BIGINT NOT NULL,
     expires_ms BIGINT NOT NULL,
     accepted_ms BIGINT,
     revoked_ms BIGINT
 );
+CREATE INDEX invites_by_organization ON invites (organization);
+CREATE INDEX invites_by_email ON invites (email);
 
--- Browsers.
+-- Browsers. `hash` is of what their cookie says.
 CREATE TABLE sessions (
     hash {bytes} PRIMARY KEY,
     user_id BIGINT NOT NULL REFERENCES users (id),
@@ -71,7 +76,8 @@ CREATE TABLE sessions (
 );
 CREATE INDEX sessions_by_user ON sessions (user_id);
 
--- Codes sent by e-mail.
+-- Codes sent by e-mail. `hash` is of the cookie of the browser that asked; `code_hash` is keyed with the cookie,
+-- so that nobody can find eight digits from what stands here.
 CREATE TABLE codes (
     hash {bytes} PRIMARY KEY,
     email TEXT NOT NULL,
@@ -133,15 +139,18 @@ CREATE TABLE identities (
     PRIMARY KEY (issuer, subject)
 );
 
+-- Who did what, as they were called then. `details` is JSON.
 CREATE TABLE admin_log (
     id BIGINT PRIMARY KEY,
     organization BIGINT NOT NULL REFERENCES organizations (id),
     at_ms BIGINT NOT NULL,
     severity TEXT NOT NULL,
     action TEXT NOT NULL,
-    actor TEXT NOT NULL,
     actor_id BIGINT,
+    actor_name TEXT NOT NULL,
+    actor_email TEXT NOT NULL,
     target TEXT NOT NULL,
+    target_id TEXT NOT NULL,
     details TEXT NOT NULL,
     address TEXT NOT NULL
 );
