@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tokio_util::sync::CancellationToken;
 use ultra_hub::local::{self, DashboardError};
 
-use super::hub::stop_at_signals;
 use super::{CliError, CliResult, Output};
 use crate::auth::Browser;
 use crate::config::{Backend, Config, Environment, LogLevel};
@@ -44,12 +43,14 @@ pub(super) async fn run(
     let options = local::Options { database, address: args.address, host };
     let dashboard = local::dashboard(options).await?;
     let shutdown = CancellationToken::new();
-    stop_at_signals(&shutdown)?;
+    super::stop_at_signals(&shutdown)?;
     out.line(&format!("The dashboard is at {}\nThis address works once.", dashboard.url()))?;
     out.flush()?;
     if !args.no_open {
-        // Whoever has none, has the address.
-        let _ = Browser::of(environment).open_text(dashboard.url());
+        // Whoever has none has the address.
+        if let Ok(url) = dashboard.url().parse() {
+            let _ = Browser::of(environment).open(&url);
+        }
     }
     dashboard.serve(shutdown).await;
     log.flush();

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use ultra_hub::{Hub, OidcOptions, Options, PeopleOptions, Storage};
 use url::Url;
@@ -109,7 +108,7 @@ async fn serve(args: Serve, environment: &Environment, out: &mut Output) -> CliR
     let hub = Hub::open(options(args, environment)?, address).await;
     let hub = hub.map_err(|error| CliError::other(&error))?;
     let shutdown = CancellationToken::new();
-    stop_at_signals(&shutdown)?;
+    super::stop_at_signals(&shutdown)?;
     out.line(&format!("The Hub serves {}", hub.public_url()))?;
     if let Some(url) = hub.setup_url().await.map_err(|error| CliError::other(&error))? {
         out.line(&format!("Nobody has set it up yet. Open this link, which works once:\n\n    {url}\n"))?;
@@ -153,19 +152,6 @@ fn options(args: Serve, environment: &Environment) -> Result<Options, CliError> 
         trace_retention: day * args.trace_retention,
         audit_retention: day * args.audit_retention,
     })
-}
-
-/// Lets SIGTERM and SIGINT end what is served.
-pub(super) fn stop_at_signals(shutdown: &CancellationToken) -> Result<(), CliError> {
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let (mut received, shutdown) = (signal(kind)?, shutdown.clone());
-        tokio::spawn(async move {
-            received.recv().await;
-            tracing::info!("told to terminate");
-            shutdown.cancel();
-        });
-    }
-    Ok(())
 }
 
 fn people(flags: PeopleFlags, environment: &Environment) -> Result<PeopleOptions, CliError> {

@@ -135,7 +135,8 @@ impl FromRequestParts<Api> for Reader {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let account = api.people.bearer(&parts.headers).await?;
-        let path = Path::<std::collections::HashMap<String, String>>::from_request_parts(parts, api);
+        let path =
+            Path::<std::collections::HashMap<String, String>>::from_request_parts(parts, api);
         let path = path.await.map_err(|_| ApiError::NotFound("workspace"))?;
         let workspace = path.get("workspace").and_then(|id| id.parse().ok());
         let workspace = workspace.ok_or(ApiError::NotFound("workspace"))?;

@@ -9,7 +9,7 @@ use lettre::message::Mailbox;
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
-use url::{Host, Url};
+use url::Url;
 
 use super::address::Email;
 
@@ -133,12 +133,10 @@ impl Mailer {
 impl Server {
     fn new(url: &str, from: &str) -> Result<Self, MailError> {
         let parsed: Url = url.parse().map_err(|_| MailError::Url)?;
-        let is_here = match parsed.host() {
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            Some(Host::Domain(name)) => name == "localhost",
-            None => false,
-        };
+        // To `url`, the host of an address that is not of the web is a text.
+        let host = parsed.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let is_loopback = |address: std::net::IpAddr| address.is_loopback();
+        let is_here = host == "localhost" || host.parse().is_ok_and(is_loopback);
         let required =
             parsed.query_pairs().any(|(name, value)| name == "tls" && value == "required");
         let is_safe = parsed.scheme() == "smtps" || required || is_here;

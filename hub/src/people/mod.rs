@@ -22,6 +22,10 @@ pub(crate) mod sessions;
 pub(crate) mod setup;
 pub(crate) mod sign_in;
 mod sweep;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub(crate) mod ticket;
 pub(crate) mod tokens;
 
@@ -31,6 +35,7 @@ use std::sync::Arc;
 use url::Url;
 
 pub(crate) use admin_log::Act;
+pub(crate) use authority::By;
 pub(crate) use gate::HubGate;
 pub use mail::MailError;
 pub use oidc::ProviderError;

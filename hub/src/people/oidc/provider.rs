@@ -187,6 +187,12 @@ impl Provider {
         Ok(Arc::clone(&known.keys))
     }
 
+    /// Lets keys be asked for again at once.
+    #[cfg(test)]
+    pub(in crate::people) async fn forget_tries(&self) {
+        self.known.lock().await.tried = None;
+    }
+
     async fn fetch_keys(&self, known: &mut Known) -> Result<Arc<[Key]>, OidcError> {
         let metadata = self.metadata_in(known).await?;
         let set: KeySet = self.http.get(&metadata.jwks_uri, None).await?;

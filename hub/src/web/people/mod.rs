@@ -13,6 +13,8 @@ mod routes;
 mod settings;
 mod setup;
 mod sign_in;
+#[cfg(test)]
+mod tests;
 mod token;
 mod visit;
 
