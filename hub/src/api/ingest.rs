@@ -3,25 +3,21 @@
 //! What is sent is limited before it is read: its bytes, what it becomes when it is no longer compressed, how
 //! often, how long it may take, and what all of them together may hold in memory.
 
-use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zstd::stream::raw::{DParameter, Decoder, Operation};
 
+use super::room::{Held, RETRY_S, Room};
 use super::{Api, Device};
 use crate::clock::now_ms;
 use crate::error::ApiError;
-use crate::events::{AppendError, Batch, Origin};
+use crate::events::{AppendError, Batch};
 use crate::wire::{
     Acknowledgement, BATCH_BYTES_MAX, BATCH_CONTENT_TYPE, BATCH_SENT_BYTES_MAX, BatchHead, Problem,
 };
@@ -29,36 +25,12 @@ use crate::wire::{
 /// A batch that takes longer to arrive is given up. A gateway's own deadline is shorter.
 const ARRIVAL_MAX: Duration = Duration::from_secs(20);
 
-/// What all batches that arrive or are being stored hold, in units of [`UNIT_BYTES`]: 256 MiB.
-const UNITS: usize = 4096;
-const UNIT_BYTES: usize = 64 * 1024;
-
-/// Whoever finds no room comes again after this.
-const RETRY_S: u64 = 5;
-
 /// As much as compressed records become. More is an attack, if it is more than [`RATIO_FROM_BYTES`].
 const RATIO_MAX: usize = 100;
 const RATIO_FROM_BYTES: usize = 1024 * 1024;
 
-/// Batches of one gateway: ten full ones in a second are more than the Hub takes of all.
-const BATCHES_PER_S: NonZeroU32 = NonZeroU32::new(30).expect("30 is not 0");
-const BATCHES_AT_ONCE: NonZeroU32 = NonZeroU32::new(120).expect("120 is not 0");
-
 /// zstd's window: more of it is of no use to a batch, and memory for whoever asks.
 const WINDOW_LOG_MAX: u32 = 24;
-
-/// What is taken from all gateways together, and from each.
-pub(crate) struct Limits {
-    room: Arc<Semaphore>,
-    often: DefaultKeyedRateLimiter<i64>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let quota = Quota::per_second(BATCHES_PER_S).allow_burst(BATCHES_AT_ONCE);
-        Self { room: Arc::new(Semaphore::new(UNITS)), often: RateLimiter::keyed(quota) }
-    }
-}
 
 /// Takes records. Answers when they are stored.
 #[utoipa::path(
@@ -83,13 +55,14 @@ pub(super) async fn records(
     body: Body,
 ) -> Result<Json<Acknowledgement>, ApiError> {
     let origin = known.origin;
-    api.ingest.check(origin)?;
-    let arrived = receive(&api.ingest, &headers, body).await?;
+    api.room.check(origin.gateway)?;
+    let arrived = receive(&api.room, &headers, body).await?;
     let head = head(&arrived.bytes)?;
     let (count, lines) = (head.count, arrived.bytes.slice(line_end(&arrived.bytes)..));
     let batch = Batch { head, lines, received_ms: now_ms() };
     let acknowledgement = api.events.append(origin, batch).await.map_err(refused)?;
     drop(arrived.held);
+    api.presence.note_sync(origin.gateway);
     let metrics = &api.metrics;
     metrics.batches.fetch_add(1, Ordering::Relaxed);
     metrics.records.fetch_add(count, Ordering::Relaxed);
@@ -97,27 +70,14 @@ pub(super) async fn records(
     Ok(Json(acknowledgement))
 }
 
-impl Limits {
-    fn check(&self, origin: Origin) -> Result<(), ApiError> {
-        let key = origin.gateway.number();
-        let Err(not_until) = self.often.check_key(&key) else { return Ok(()) };
-        let wait = not_until.wait_time_from(DefaultClock::default().now());
-        // Those who have not been heard of for a while are as good as new.
-        if self.often.len() > 10_000 {
-            self.often.retain_recent();
-        }
-        Err(ApiError::RateLimited { retry_s: wait.as_secs() + 1 })
-    }
-}
-
 /// A body, no longer compressed, and the room it takes.
 #[derive(Debug)]
 struct Arrived {
     bytes: Bytes,
-    held: Option<OwnedSemaphorePermit>,
+    held: Held,
 }
 
-async fn receive(limits: &Limits, headers: &HeaderMap, body: Body) -> Result<Arrived, ApiError> {
+async fn receive(room: &Room, headers: &HeaderMap, body: Body) -> Result<Arrived, ApiError> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let kind = text(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next());
     if kind.is_some_and(|kind| !kind.trim().eq_ignore_ascii_case(BATCH_CONTENT_TYPE)) {
@@ -135,7 +95,7 @@ async fn receive(limits: &Limits, headers: &HeaderMap, body: Body) -> Result<Arr
     if length.is_some_and(|length| length > BATCH_SENT_BYTES_MAX) {
         return Err(ApiError::TooLarge(BATCH_SENT_BYTES_MAX));
     }
-    let arrival = Arrival { room: &limits.room, coding, sent: 0, bytes: Vec::new(), held: None };
+    let arrival = Arrival { coding, sent: 0, bytes: Vec::new(), held: room.hold() };
     match tokio::time::timeout(ARRIVAL_MAX, arrival.read(body)).await {
         Ok(arrived) => arrived,
         Err(_) => {
@@ -148,12 +108,11 @@ async fn receive(limits: &Limits, headers: &HeaderMap, body: Body) -> Result<Arr
 }
 
 /// A body that is arriving.
-struct Arrival<'a> {
-    room: &'a Arc<Semaphore>,
+struct Arrival {
     coding: Coding,
     sent: usize,
     bytes: Vec<u8>,
-    held: Option<OwnedSemaphorePermit>,
+    held: Held,
 }
 
 enum Coding {
@@ -181,7 +140,7 @@ impl Coding {
     }
 }
 
-impl Arrival<'_> {
+impl Arrival {
     async fn read(mut self, mut body: Body) -> Result<Arrived, ApiError> {
         let ended = || ApiError::Invalid("the batch ended before its end".to_owned());
         while let Some(frame) = body.frame().await {
@@ -201,8 +160,8 @@ impl Arrival<'_> {
     }
 
     fn decode(&mut self, mut data: &[u8]) -> Result<(), ApiError> {
-        let Self { room, coding, sent, bytes, held } = self;
-        let mut arrived = Growing { room, sent: *sent, bytes, held };
+        let Self { coding, sent, bytes, held } = self;
+        let mut arrived = Growing { sent: *sent, bytes, held };
         let (decoder, buffer, finished) = match coding {
             Coding::Identity => return arrived.add(data),
             Coding::Zstd { decoder, buffer, finished } => (decoder, buffer, finished),
@@ -225,10 +184,9 @@ impl Arrival<'_> {
 
 /// What came so far.
 struct Growing<'a> {
-    room: &'a Arc<Semaphore>,
     sent: usize,
     bytes: &'a mut Vec<u8>,
-    held: &'a mut Option<OwnedSemaphorePermit>,
+    held: &'a mut Held,
 }
 
 impl Growing<'_> {
@@ -241,18 +199,10 @@ impl Growing<'_> {
             let message = format!("a batch becomes at most {RATIO_MAX} times as much as was sent");
             return Err(ApiError::Invalid(message));
         }
-        let units = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        // As the vector grows.
-        let needed = length.next_power_of_two().div_ceil(UNIT_BYTES).saturating_sub(units);
-        if needed > 0 {
-            let busy = |_| ApiError::Unavailable { retry_s: RETRY_S };
-            let room = Arc::clone(self.room).try_acquire_many_owned(needed as u32);
-            let room = room.map_err(busy)?;
-            match self.held {
-                Some(held) => held.merge(room),
-                None => *self.held = Some(room),
-            }
-            self.bytes.reserve_exact(length.next_power_of_two() - self.bytes.len());
+        if length > self.bytes.capacity() {
+            let capacity = length.next_power_of_two();
+            self.held.grow_to(capacity)?;
+            self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(more);
         Ok(())

@@ -3,8 +3,9 @@
 //! No SQL, and no status but success: what goes wrong is an [`ApiError`].
 
 mod gateways;
-pub(crate) mod ingest;
+mod ingest;
 mod records;
+mod room;
 
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use axum::{Json, Router};
 use http::request::Parts;
 use http::{HeaderMap, header};
 use utoipa::OpenApi;
+
+pub(crate) use room::Room;
 
 use crate::access::Ability;
 use crate::error::ApiError;
@@ -36,7 +39,7 @@ pub(crate) struct Api {
     pub(crate) events: Arc<dyn EventStore>,
     pub(crate) fleet: Arc<dyn Fleet>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) ingest: Arc<ingest::Limits>,
+    pub(crate) room: Arc<Room>,
 }
 
 /// The description of the API, from which it is tested.
@@ -95,7 +98,6 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/gateways", post(gateways::link))
         .route("/gateways/self", get(gateways::me).merge(delete(gateways::unlink)))
         .route("/heartbeat", post(gateways::heartbeat))
-        .route("/records", post(ingest::records))
         .route("/workspaces/{workspace}/gateways", get(records::gateways))
         .route("/workspaces/{workspace}/gateways/{gateway}", get(records::gateway))
         .route("/workspaces/{workspace}/traces", get(records::traces))
@@ -104,6 +106,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/workspaces/{workspace}/servers", get(records::servers))
         .route("/workspaces/{workspace}/servers/{server}", get(records::server))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .route("/records", post(ingest::records))
         .fallback(async || ApiError::NotFound("route; see /api/openapi.json"))
         .with_state(api);
     Router::new()

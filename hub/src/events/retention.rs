@@ -36,8 +36,7 @@ pub(crate) async fn run(store: Arc<dyn EventStore>, ages: Ages, stop: Cancellati
 
 /// Deletes all that is too old; returns how many rows.
 pub(crate) async fn once(store: &dyn EventStore, ages: Ages) -> u64 {
-    let (traces_from_ns, audit_from_ns) =
-        (before_now_ns(ages.traces), before_now_ns(ages.audit));
+    let (traces_from_ns, audit_from_ns) = (before_now_ns(ages.traces), before_now_ns(ages.audit));
     let (mut deleted, mut failures) = (0, 0);
     loop {
         match store.retain(traces_from_ns, audit_from_ns).await {
