@@ -3,13 +3,16 @@
 //! [`wire`] is what gateways say to it; the rest is the server.
 
 mod access;
+mod api;
 mod clock;
 mod db;
 mod error;
 mod events;
 mod fleet;
 mod id;
+pub mod local;
 mod people;
+mod router;
 pub mod secret;
 mod server;
 mod web;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::filter::{AuditFilter, MetricFilter, TraceFilter};
+use crate::filter::{AuditFilter, Mark, MetricFilter, Numbers, Run, TraceFilter};
 use crate::memory::{MemoryOptions, MemoryStore};
 use crate::record::{
     AuditEvent, AuditOutcome, FieldValue, MetricDelta, MetricValue, Record, Severity, Status,
@@ -228,8 +228,8 @@ fn every_field_of_a_trace_filter_narrows() {
     on_each(|store| {
         let traces = [
             trace(1, "read"),
-            Trace { upstream: Some("git".into()), ..trace(2, "log") },
-            Trace { status: Status::Error, ..trace(3, "read") },
+            Trace { upstream: Some("git".into()), session_id: "s2".into(), ..trace(2, "log") },
+            Trace { principal: "editor/2".into(), status: Status::Error, ..trace(3, "read") },
             Trace { operation: "resource_read", ..trace(4, "file:///a") },
         ];
         for trace in traces {
@@ -255,6 +255,10 @@ fn every_field_of_a_trace_filter_narrows() {
             // The next ones, so that none is missed.
             (TraceFilter { after_seq: Some(1), limit: 2, ..all() }, vec![3, 2]),
             (TraceFilter { name: text("read"), upstream: text("git"), ..all() }, vec![]),
+            (TraceFilter { principal: text("editor/2"), ..all() }, vec![3]),
+            (TraceFilter { session_id: text("s2"), ..all() }, vec![2]),
+            (TraceFilter { before_seq: Some(3), limit: 1, ..all() }, vec![2]),
+            (TraceFilter { after_seq: Some(1), before_seq: Some(4), ..all() }, vec![3, 2]),
         ];
 
         for (filter, expected) in cases {
@@ -266,11 +270,33 @@ fn every_field_of_a_trace_filter_narrows() {
 }
 
 #[test]
+fn payloads_can_be_left_out() {
+    on_each(|store| {
+        store.record(Record::Trace(Box::new(trace(1, "read"))));
+        flush(store);
+
+        let with = store.traces(&TraceFilter::default()).unwrap();
+        let filter = TraceFilter { payloads: false, ..TraceFilter::default() };
+        let without = store.traces(&filter).unwrap();
+
+        assert!(with[0].request.is_some());
+        assert!(without[0].request.is_none());
+        assert_eq!(without[0].request_bytes, with[0].request_bytes);
+    });
+}
+
+#[test]
 fn every_field_of_an_audit_filter_narrows() {
     on_each(|store| {
         let events = [
             event(1, "read"),
-            Box::new(AuditEvent { upstream: None, ..*event(2, "log") }),
+            Box::new(AuditEvent {
+                upstream: None,
+                principal: "editor/2".into(),
+                session_id: Some("s2".into()),
+                severity: Severity::Critical,
+                ..*event(2, "log")
+            }),
             Box::new(AuditEvent { outcome: AuditOutcome::Canceled, ..*event(3, "read") }),
             Box::new(AuditEvent { event_type: "policy_deny", ..*event(4, "write") }),
         ];
@@ -292,6 +318,12 @@ fn every_field_of_an_audit_filter_narrows() {
             (AuditFilter { until_unix_ns: Some(NOON_NS + 2), ..all() }, vec![1]),
             (AuditFilter { after_seq: Some(1), limit: 1, ..all() }, vec![2]),
             (AuditFilter { after_seq: Some(4), ..all() }, vec![]),
+            (AuditFilter { severity: Some(Severity::Critical), ..all() }, vec![2]),
+            (AuditFilter { principal: text("editor/2"), ..all() }, vec![2]),
+            (AuditFilter { session_id: text("s2"), ..all() }, vec![2]),
+            (AuditFilter { id: text("00000000-0000-0000-0000-000000003003"), ..all() }, vec![3]),
+            (AuditFilter { id: text("no id"), ..all() }, vec![]),
+            (AuditFilter { before_seq: Some(3), limit: 1, ..all() }, vec![2]),
         ];
 
         for (filter, expected) in cases {
@@ -426,5 +458,96 @@ fn health_counts_what_is_written() {
 
         assert_eq!((health.written, health.queued, health.dropped), (2, 0, 0));
         assert_eq!(health.error, None);
+    });
+}
+
+#[test]
+fn a_database_has_an_id_of_its_own_until_it_gets_another() {
+    let ids = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    on_each(|store| {
+        let id = store.database_id().unwrap();
+        assert_eq!(store.database_id().unwrap(), id);
+        store.renew_database_id();
+        flush(store);
+        for id in [id, store.database_id().unwrap()] {
+            assert!(id.len() == 32 && id.bytes().all(|b| b"0123456789abcdef".contains(&b)), "{id}");
+            assert!(ids.borrow_mut().insert(id));
+        }
+    });
+}
+
+#[test]
+fn runs_are_read_by_number_within_their_limits() {
+    on_each(|store| {
+        assert_eq!(store.numbers().unwrap(), Numbers::default());
+        for number in 1..=5 {
+            let request = Some(Bytes::from(format!("\"{}\"", "x".repeat(40))));
+            store.record(Record::Trace(Box::new(Trace { request, ..trace(number, "read") })));
+        }
+        for number in 1..=3 {
+            store.record(Record::Audit(event(number, "read")));
+        }
+        flush(store);
+        let run = Run { first: 1, last: i64::MAX, records_max: 100, bytes_max: 1 << 20 };
+
+        let cases = [
+            (run, vec![1, 2, 3, 4, 5]),
+            (Run { first: -7, last: 2, ..run }, vec![1, 2]),
+            (Run { first: 2, records_max: 3, ..run }, vec![2, 3, 4]),
+            (Run { first: 5, ..run }, vec![5]),
+            (Run { first: 6, ..run }, vec![]),
+            (Run { bytes_max: 100, ..run }, vec![1, 2]),
+            (Run { first: 3, bytes_max: 0, ..run }, vec![3]),
+            (Run { records_max: 0, ..run }, vec![]),
+        ];
+
+        for (run, expected) in cases {
+            let rows = store.trace_run(run).unwrap();
+            assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), expected, "{run:?}");
+        }
+        let events = store.audit_run(Run { first: 2, ..run }).unwrap();
+        assert_eq!(events.iter().map(|row| row.seq).collect::<Vec<_>>(), [2, 3]);
+        let numbers = Numbers { traces: Some((1, 5)), audit_events: Some((1, 3)) };
+        assert_eq!(store.numbers().unwrap(), numbers);
+    });
+}
+
+#[test]
+fn what_a_run_has_is_what_a_filter_finds() {
+    on_each(|store| {
+        store.record(Record::Trace(Box::new(trace(1, "read"))));
+        wait(store.audit(event(1, "read"))).unwrap();
+        flush(store);
+        let run = Run { first: 1, last: 1, records_max: 1, bytes_max: 0 };
+        let traces =
+            (store.trace_run(run).unwrap(), store.traces(&TraceFilter::default()).unwrap());
+        let events =
+            (store.audit_run(run).unwrap(), store.audit_events(&AuditFilter::default()).unwrap());
+
+        assert_eq!(json!(traces.0), json!(traces.1));
+        assert_eq!(json!(events.0), json!(events.1));
+    });
+}
+
+#[test]
+fn the_numbers_before_a_time_are_found() {
+    on_each(|store| {
+        for number in 1..=9 {
+            store.record(Record::Trace(Box::new(trace(10 * number, "read"))));
+        }
+        store.record(Record::Audit(event(50, "read")));
+        flush(store);
+
+        let before = |time| {
+            let Mark { trace, audit_event } = store.numbers_before(NOON_NS + time).unwrap();
+            (trace, audit_event)
+        };
+
+        assert_eq!(before(0), (0, 0));
+        assert_eq!(before(10), (0, 0));
+        assert_eq!(before(11), (1, 0));
+        assert_eq!(before(50), (4, 0));
+        assert_eq!(before(51), (5, 1));
+        assert_eq!(before(1000), (9, 1));
     });
 }

@@ -20,6 +20,10 @@ pub struct TraceFilter {
     pub status: Option<Status>,
     /// One trace, by its id in hex or the record's id.
     pub id: Option<String>,
+    /// MCP client, as `name/version`.
+    pub principal: Option<String>,
+    /// MCP session.
+    pub session_id: Option<String>,
     /// Started at or after, in nanoseconds since 1970 UTC.
     pub since_unix_ns: Option<i64>,
     /// Started before.
@@ -27,6 +31,10 @@ pub struct TraceFilter {
     /// Only rows stored after this one ([`TraceRow::seq`]), for following: the first of them, up to
     /// the limit, so that none is missed.
     pub after_seq: Option<i64>,
+    /// Only rows stored before this one, for leafing through older ones.
+    pub before_seq: Option<i64>,
+    /// Without it rows come without [`TraceRow::request`] and [`TraceRow::response`], and sooner.
+    pub payloads: bool,
     /// At most so many.
     pub limit: usize,
 }
@@ -42,6 +50,14 @@ pub struct AuditFilter {
     pub event_type: Option<String>,
     /// How it ended.
     pub outcome: Option<AuditOutcome>,
+    /// How much it matters.
+    pub severity: Option<Severity>,
+    /// One event, by the id of the record.
+    pub id: Option<String>,
+    /// MCP client, as `name/version`.
+    pub principal: Option<String>,
+    /// MCP session.
+    pub session_id: Option<String>,
     /// At or after, in nanoseconds since 1970 UTC.
     pub since_unix_ns: Option<i64>,
     /// Before.
@@ -49,6 +65,8 @@ pub struct AuditFilter {
     /// Only rows stored after this one ([`AuditRow::seq`]), for following: the first of them, up to
     /// the limit, so that none is missed.
     pub after_seq: Option<i64>,
+    /// Only rows stored before this one, for leafing through older ones.
+    pub before_seq: Option<i64>,
     /// At most so many.
     pub limit: usize,
 }
@@ -76,9 +94,13 @@ impl Default for TraceFilter {
             operation: None,
             status: None,
             id: None,
+            principal: None,
+            session_id: None,
             since_unix_ns: None,
             until_unix_ns: None,
             after_seq: None,
+            before_seq: None,
+            payloads: true,
             limit: 50,
         }
     }
@@ -91,12 +113,48 @@ impl Default for AuditFilter {
             name: None,
             event_type: None,
             outcome: None,
+            severity: None,
+            id: None,
+            principal: None,
+            session_id: None,
             since_unix_ns: None,
             until_unix_ns: None,
             after_seq: None,
+            before_seq: None,
             limit: 50,
         }
     }
+}
+
+/// Records that follow each other, by their numbers ([`TraceRow::seq`], [`AuditRow::seq`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The lowest number; the first record there is from it on is always taken.
+    pub first: i64,
+    /// The highest number.
+    pub last: i64,
+    /// At most so many records.
+    pub records_max: usize,
+    /// At most so many bytes of payloads and other texts of any length, but for the first record.
+    pub bytes_max: usize,
+}
+
+/// Numbers of the records there are. A number between them that is not there was deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Numbers {
+    /// The lowest and the highest of the traces; nothing if there are none.
+    pub traces: Option<(i64, i64)>,
+    /// Likewise of the audit events.
+    pub audit_events: Option<(i64, i64)>,
+}
+
+/// A place in the order of storing: a number of a trace, and one of an audit event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Of traces.
+    pub trace: i64,
+    /// Of audit events.
+    pub audit_event: i64,
 }
 
 /// A stored trace.

@@ -16,14 +16,16 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-pub use filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
+pub use filter::{
+    AuditFilter, AuditRow, Mark, MetricFilter, MetricRow, Numbers, Run, TraceFilter, TraceRow,
+};
 pub use memory::{MemoryOptions, MemoryStore};
 pub use record::{
     AuditEvent, AuditOutcome, FieldValue, MetricDelta, MetricValue, Record, Severity, Status,
     Trace, UpstreamStatus,
 };
 pub use redact::Redactor;
-pub use sqlite::{SqliteOptions, SqliteReader, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteReader, SqliteStore, Survey, UpstreamUsage, Usage};
 
 /// Where records are read again. May block on the disk: not for the path of a call.
 pub trait Reader: Send + Sync + 'static {
@@ -38,6 +40,25 @@ pub trait Reader: Send + Sync + 'static {
 
     /// Returns the last known state of each upstream of each gateway, newest first.
     fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError>;
+
+    /// Returns the id of the database: 32 hex digits, of its own within all databases.
+    ///
+    /// Numbers of records mean something together with it only.
+    fn database_id(&self) -> Result<String, StoreError>;
+
+    /// Returns the numbers of the records there are.
+    fn numbers(&self) -> Result<Numbers, StoreError>;
+
+    /// Returns the last numbers from before a time, in nanoseconds since 1970 UTC.
+    ///
+    /// As good as numbers follow time: a call that took long has a later number than its beginning.
+    fn numbers_before(&self, unix_ns: i64) -> Result<Mark, StoreError>;
+
+    /// Returns the traces of a run, by rising number.
+    fn trace_run(&self, run: Run) -> Result<Vec<TraceRow>, StoreError>;
+
+    /// Returns the audit events of a run, by rising number.
+    fn audit_run(&self, run: Run) -> Result<Vec<AuditRow>, StoreError>;
 }
 
 /// Where records go.
@@ -68,12 +89,24 @@ pub trait Store: Reader {
     /// Returns the catalog remembered for an upstream under `fingerprint`.
     fn catalog(&self, upstream: &str, fingerprint: &str) -> Result<Option<Bytes>, StoreError>;
 
+    /// Keeps records that wait to be sent: from `from` on, ten times as many stay as otherwise.
+    ///
+    /// Remembered with the database, for all gateways that share it, until somebody says another place,
+    /// or none. Records that are too old are deleted all the same.
+    fn hold_unsent(&self, from: Option<Mark>);
+
+    /// Gives the database another id: its numbers are used again, as after a backup was restored.
+    fn renew_database_id(&self);
+
     /// Returns what the writer has done and failed to do.
     fn health(&self) -> Health;
 
     /// Writes all that is queued, at most until `deadline`. Returns false if it ran out of time.
     fn flush(&self, deadline: std::time::Instant) -> bool;
 }
+
+/// So many times as many records are kept while they wait to be sent.
+pub(crate) const HELD_FACTOR: usize = 10;
 
 /// Resolves when an audit event is durable, or cannot be.
 #[derive(Debug)]

@@ -10,13 +10,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
-use crate::filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
+use crate::filter::{
+    AuditFilter, AuditRow, Mark, MetricFilter, MetricRow, Numbers, Run, TraceFilter, TraceRow,
+};
 use crate::metrics::{self, Figures};
 use crate::record::{AuditEvent, MetricDelta, Record, Trace, UpstreamStatus};
 use crate::redact::Redactor;
 use crate::stored::{self, Keeping};
-use crate::{Durable, Health, Reader, Store, StoreError};
+use crate::{Durable, HELD_FACTOR, Health, Reader, Store, StoreError};
 
 /// What a [`MemoryStore`] keeps. The oldest make room for the newest.
 #[derive(Debug, Clone)]
@@ -72,6 +75,19 @@ struct State {
     upstreams: BTreeMap<(String, u32), UpstreamStatus>,
     /// Per upstream, the newest last.
     catalogs: BTreeMap<String, VecDeque<(String, Bytes)>>,
+    /// Nothing before somebody asked for it.
+    database_id: Option<String>,
+    /// From where on records wait to be sent.
+    unsent: Option<Mark>,
+}
+
+impl State {
+    /// Returns how many records may stay if their last number is `last` and `rows_max` would.
+    fn kept_max(rows_max: usize, last: i64, unsent: Option<i64>) -> usize {
+        let Some(unsent) = unsent else { return rows_max };
+        let waiting = usize::try_from(last - unsent + 1).unwrap_or(0);
+        waiting.clamp(rows_max, rows_max.saturating_mul(HELD_FACTOR))
+    }
 }
 
 fn payload_bytes(trace: &Trace) -> usize {
@@ -108,12 +124,15 @@ impl MemoryStore {
         state.payload_bytes += payload_bytes(&trace);
         state.traces_seq += 1;
         state.traces.push_back(trace);
-        let mut outdated = None;
-        while state.traces.len() > self.limits.traces_max
+        let unsent = state.unsent.map(|unsent| unsent.trace);
+        let traces_max = State::kept_max(self.limits.traces_max, state.traces_seq, unsent);
+        let mut outdated = Vec::new();
+        while state.traces.len() > traces_max
             || (state.payload_bytes > self.limits.payloads_bytes_max && state.traces.len() > 1)
         {
-            outdated = state.traces.pop_front();
-            state.payload_bytes -= outdated.as_deref().map_or(0, payload_bytes);
+            let Some(oldest) = state.traces.pop_front() else { break };
+            state.payload_bytes -= payload_bytes(&oldest);
+            outdated.push(oldest);
         }
         drop(state);
         // Freed without the lock: as a rule there is one.
@@ -124,10 +143,11 @@ impl MemoryStore {
         let mut state = self.state();
         state.audit_seq += 1;
         state.audit_events.push_back(event);
-        let outdated = if state.audit_events.len() > self.limits.audit_events_max {
-            state.audit_events.pop_front()
-        } else {
-            None
+        let unsent = state.unsent.map(|unsent| unsent.audit_event);
+        let events_max = State::kept_max(self.limits.audit_events_max, state.audit_seq, unsent);
+        let outdated: Vec<_> = {
+            let surplus = state.audit_events.len().saturating_sub(events_max);
+            state.audit_events.drain(..surplus).collect()
         };
         drop(state);
         drop(outdated);
@@ -210,14 +230,21 @@ fn trace_matches(filter: &TraceFilter, trace: &Trace) -> bool {
         && is(filter.operation.as_deref(), Some(trace.operation))
         && is(filter.status.as_ref(), Some(&trace.status))
         && filter.id.as_ref().is_none_or(has_id)
+        && is(filter.principal.as_deref(), Some(&*trace.principal))
+        && is(filter.session_id.as_deref(), Some(&*trace.session_id))
         && within(filter.since_unix_ns, filter.until_unix_ns, trace.started_unix_ns)
 }
 
 fn audit_matches(filter: &AuditFilter, event: &AuditEvent) -> bool {
+    let has_id = |id: &String| stored::parse_id(id) == Some(event.id.as_u128());
     is(filter.upstream.as_deref(), event.upstream.as_deref())
         && is(filter.name.as_deref(), event.action.as_deref())
         && is(filter.event_type.as_deref(), Some(event.event_type))
         && is(filter.outcome.as_ref(), Some(&event.outcome))
+        && is(filter.severity.as_ref(), Some(&event.severity))
+        && filter.id.as_ref().is_none_or(has_id)
+        && is(filter.principal.as_deref(), Some(&*event.principal))
+        && is(filter.session_id.as_deref(), event.session_id.as_deref())
         && within(filter.since_unix_ns, filter.until_unix_ns, event.unix_ns)
 }
 
@@ -227,12 +254,14 @@ fn audit_matches(filter: &AuditFilter, event: &AuditEvent) -> bool {
 fn select<T: Clone>(
     entries: &VecDeque<T>,
     last_seq: i64,
-    after_seq: Option<i64>,
+    (after_seq, before_seq): (Option<i64>, Option<i64>),
     limit: usize,
     matches: impl Fn(&T) -> bool,
 ) -> Vec<(i64, T)> {
     let first_seq = last_seq + 1 - i64::try_from(entries.len()).unwrap_or(i64::MAX);
-    let numbered = (first_seq..).zip(entries).filter(|(_, entry)| matches(entry));
+    let matches =
+        |(seq, entry): &(i64, &T)| before_seq.is_none_or(|before| *seq < before) && matches(entry);
+    let numbered = (first_seq..).zip(entries).filter(matches);
     let copy = |(seq, entry): (i64, &T)| (seq, entry.clone());
     if let Some(after) = after_seq {
         let mut first: Vec<_> =
@@ -241,26 +270,61 @@ fn select<T: Clone>(
         return first;
     }
     let newest = (first_seq..=last_seq).rev().zip(entries.iter().rev());
-    newest.filter(|(_, entry)| matches(entry)).take(limit).map(copy).collect()
+    newest.filter(matches).take(limit).map(copy).collect()
+}
+
+/// Returns the first and the last number of `len` records of which the last one is `last`.
+fn range(len: usize, last: i64) -> Option<(i64, i64)> {
+    let first = last + 1 - i64::try_from(len).unwrap_or(i64::MAX);
+    (len > 0).then_some((first, last))
+}
+
+/// Returns copies of the entries of a run, each with its number.
+fn run_of<T: Clone>(
+    entries: &VecDeque<T>,
+    last: i64,
+    run: Run,
+    bytes_of: impl Fn(&T) -> usize,
+) -> Vec<(i64, T)> {
+    let Some((first, last)) = range(entries.len(), last) else { return Vec::new() };
+    let (from, to) = (run.first.max(first), run.last.min(last));
+    let mut bytes = 0;
+    let mut taken = Vec::new();
+    for seq in from..=to {
+        let Some(entry) = usize::try_from(seq - first).ok().and_then(|at| entries.get(at)) else {
+            break;
+        };
+        bytes += bytes_of(entry);
+        if taken.len() == run.records_max || (bytes > run.bytes_max && !taken.is_empty()) {
+            break;
+        }
+        taken.push((seq, entry.clone()));
+    }
+    taken
 }
 
 impl Reader for MemoryStore {
     fn traces(&self, filter: &TraceFilter) -> Result<Vec<TraceRow>, StoreError> {
         let state = self.state();
-        let selected =
-            select(&state.traces, state.traces_seq, filter.after_seq, filter.limit, |trace| {
-                trace_matches(filter, trace)
-            });
+        let seqs = (filter.after_seq, filter.before_seq);
+        let selected = select(&state.traces, state.traces_seq, seqs, filter.limit, |trace| {
+            trace_matches(filter, trace)
+        });
         drop(state);
-        Ok(selected.iter().map(|(seq, trace)| self.trace_row(*seq, trace)).collect())
+        let mut rows: Vec<_> =
+            selected.iter().map(|(seq, trace)| self.trace_row(*seq, trace)).collect();
+        for row in rows.iter_mut().filter(|_| !filter.payloads) {
+            (row.request, row.response) = (None, None);
+        }
+        Ok(rows)
     }
 
     fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
         let state = self.state();
-        let selected =
-            select(&state.audit_events, state.audit_seq, filter.after_seq, filter.limit, |event| {
-                audit_matches(filter, event)
-            });
+        let seqs = (filter.after_seq, filter.before_seq);
+        let selected = select(&state.audit_events, state.audit_seq, seqs, filter.limit, |event| {
+            audit_matches(filter, event)
+        });
         drop(state);
         Ok(selected.iter().map(|(seq, event)| self.audit_row(*seq, event)).collect())
     }
@@ -293,6 +357,48 @@ impl Reader for MemoryStore {
         }
         rows.sort_by_key(|row| std::cmp::Reverse(row.unix_ns));
         Ok(rows)
+    }
+
+    fn database_id(&self) -> Result<String, StoreError> {
+        let mut state = self.state();
+        let id = state.database_id.get_or_insert_with(|| Uuid::now_v7().simple().to_string());
+        Ok(id.clone())
+    }
+
+    fn numbers(&self) -> Result<Numbers, StoreError> {
+        let state = self.state();
+        Ok(Numbers {
+            traces: range(state.traces.len(), state.traces_seq),
+            audit_events: range(state.audit_events.len(), state.audit_seq),
+        })
+    }
+
+    fn numbers_before(&self, unix_ns: i64) -> Result<Mark, StoreError> {
+        let state = self.state();
+        let after = |len: usize, seq: i64, before: usize| {
+            range(len, seq).map_or(seq, |(first, _)| first - 1 + i64::try_from(before).unwrap_or(0))
+        };
+        let traces = state.traces.partition_point(|trace| trace.started_unix_ns < unix_ns);
+        let events = state.audit_events.partition_point(|event| event.unix_ns < unix_ns);
+        Ok(Mark {
+            trace: after(state.traces.len(), state.traces_seq, traces),
+            audit_event: after(state.audit_events.len(), state.audit_seq, events),
+        })
+    }
+
+    fn trace_run(&self, run: Run) -> Result<Vec<TraceRow>, StoreError> {
+        let state = self.state();
+        let taken = run_of(&state.traces, state.traces_seq, run, |trace| payload_bytes(trace));
+        drop(state);
+        Ok(taken.iter().map(|(seq, trace)| self.trace_row(*seq, trace)).collect())
+    }
+
+    fn audit_run(&self, run: Run) -> Result<Vec<AuditRow>, StoreError> {
+        let state = self.state();
+        // Their texts are short.
+        let taken = run_of(&state.audit_events, state.audit_seq, run, |_| 0);
+        drop(state);
+        Ok(taken.iter().map(|(seq, event)| self.audit_row(*seq, event)).collect())
     }
 }
 
@@ -352,6 +458,14 @@ impl Store for MemoryStore {
         Ok(catalog)
     }
 
+    fn hold_unsent(&self, from: Option<Mark>) {
+        self.state().unsent = from;
+    }
+
+    fn renew_database_id(&self) {
+        self.state().database_id = None;
+    }
+
     /// Nothing is ever queued, and no commit is counted.
     fn health(&self) -> Health {
         let state = self.state();
@@ -394,6 +508,31 @@ mod tests {
         let request = Some(Bytes::from(vec![b'1'; 1000]));
         store.record(Record::Trace(Box::new(Trace { request, ..trace(6, "read") })));
         assert_eq!(seqs(&store), [6]);
+    }
+
+    #[test]
+    fn ten_times_as_many_stay_while_they_wait_to_be_sent() {
+        let options =
+            MemoryOptions { traces_max: 3, audit_events_max: 3, ..MemoryOptions::default() };
+        let store = MemoryStore::new(options);
+        let record = |numbers: std::ops::RangeInclusive<u64>| {
+            for number in numbers {
+                store.record(Record::Trace(Box::new(trace(number, "read"))));
+                store.record(Record::Audit(event(number, "read")));
+            }
+            let numbers = store.numbers().unwrap();
+            (numbers.traces.unwrap().0, numbers.audit_events.unwrap().0)
+        };
+
+        record(1..=4);
+        store.hold_unsent(Some(Mark { trace: 3, audit_event: 1 }));
+
+        assert_eq!(record(5..=12), (3, 2));
+        assert_eq!(record(13..=40), (11, 11));
+        store.hold_unsent(Some(Mark { trace: 36, audit_event: 41 }));
+        assert_eq!(record(41..=41), (36, 39));
+        store.hold_unsent(None);
+        assert_eq!(record(42..=42), (40, 40));
     }
 
     #[test]

@@ -474,8 +474,9 @@ impl Owner {
     ///
     /// If the page does not show one.
     pub async fn deploy_key(&self, name: &str) -> String {
-        let fields = [("name", name), ("workspace", self.workspace.as_str()), ("expiry", "never")];
-        let page = self.visitor.submit("/settings/security", "/settings/keys", &fields).await;
+        let fields = [("name", name), ("workspace_id", self.workspace.as_str()), ("days", "never")];
+        let page = format!("/w/{}/settings/security", self.workspace);
+        let page = self.visitor.submit(&page, "/keys", &fields).await;
         format!("dk_{}", between(&page, "dk_", |c: char| !c.is_ascii_hexdigit()))
     }
 }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod hub;
 mod servers;
 mod shell;
 mod toolchain;
@@ -23,6 +24,7 @@ cargo xtask <command>
   ci                formatting, lints, docs, tests, dependencies: what must pass
   bench [--rival]   measure, direct and through Ultra, and print the table; --rival installs another
                     gateway into target/rivals and measures it too
+  bench-hub [...]   put load on a Hub, on SQLite and PostgreSQL; `--help` shows how to measure less
 ";
 
 fn main() -> ExitCode {
@@ -44,6 +46,7 @@ fn run(args: &[&str]) -> anyhow::Result<()> {
         ["ci"] => ci(),
         ["bench"] => bench::run(false),
         ["bench", "--rival"] => bench::run(true),
+        ["bench-hub", rest @ ..] => hub::run(rest),
         [] | ["help" | "--help" | "-h"] => Ok(io::stdout().write_all(USAGE.as_bytes())?),
         _ => bail!("unknown command `{}`\n\n{USAGE}", args.join(" ")),
     }

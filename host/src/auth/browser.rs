@@ -35,7 +35,7 @@ impl Browser {
     ///
     /// The caller has made sure that it is an `http` or `https` URL: a program may do anything with
     /// another one.
-    pub(super) fn open(&self, url: &Url) -> io::Result<bool> {
+    pub(crate) fn open(&self, url: &Url) -> io::Result<bool> {
         let Some(program) = &self.program else { return Ok(false) };
         let mut command = tokio::process::Command::new(program);
         command.arg(url.as_str());

@@ -3,10 +3,11 @@
 use std::io::{IsTerminal, stderr};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use ultra_hub::local::{self, DashboardError};
 
 use super::{CliError, CliResult, Output};
+use crate::auth::Browser;
 use crate::config::{Backend, Config, Environment, LogLevel};
 use crate::log;
 
@@ -21,6 +22,50 @@ pub(super) struct Args {
     /// Do not open a browser, only print the address
     #[arg(long)]
     no_open: bool,
+}
+
+pub(super) async fn run(
+    args: &Args,
+    config: &Config,
+    environment: &Environment,
+    out: &mut Output,
+) -> CliResult {
+    let database = match config.storage.backend {
+        Backend::Memory => {
+            return Err(CliError::user("with `storage.backend: memory` nothing is on disk")
+                .hint("records live and end with their gateway; `backend: sqlite` keeps them"));
+        }
+        Backend::Sqlite => config.storage.path.clone(),
+    };
+    let ansi = stderr().is_terminal() && environment.get("NO_COLOR").is_none();
+    let log = log::start(LogLevel::Warn, ansi, stderr());
+    let host = crate::hub::host_facts(environment, None);
+    let options = local::Options { database, address: args.address, host };
+    let dashboard = local::dashboard(options).await?;
+    let shutdown = CancellationToken::new();
+    super::stop_at_signals(&shutdown)?;
+    out.line(&format!("The dashboard is at {}\nThis address works once.", dashboard.url()))?;
+    out.flush()?;
+    if !args.no_open {
+        // Whoever has none has the address.
+        if let Ok(url) = dashboard.url().parse() {
+            let _ = Browser::of(environment).open(&url);
+        }
+    }
+    dashboard.serve(shutdown).await;
+    log.flush();
+    Ok(())
+}
+
+impl From<DashboardError> for CliError {
+    fn from(error: DashboardError) -> Self {
+        match error {
+            DashboardError::Store(error) => Self::from(error),
+            DashboardError::NotLoopback(_) => Self::user(error.to_string()),
+            DashboardError::Listen { .. } => Self::user(crate::chain(&error))
+                .hint("`--address :9090` takes another port, `:0` one that is free"),
+        }
+    }
 }
 
 /// Reads an address; without a host it is this machine.

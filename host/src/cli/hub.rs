@@ -6,9 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use ultra_hub::{Hub, Options, PeopleOptions, Storage};
+use ultra_hub::{Hub, OidcOptions, Options, PeopleOptions, Storage};
 use url::Url;
 
 use super::{CliError, CliResult, Output};
@@ -80,7 +79,7 @@ struct PeopleFlags {
     mail_from: Option<String>,
     /// Let people sign in at this OpenID Connect provider
     #[arg(long, value_name = "URL", requires = "oidc_client_id")]
-    oidc_issuer: Option<Url>,
+    oidc_issuer: Option<String>,
     /// The Hub's name at the provider
     #[arg(long, value_name = "ID", requires = "oidc_issuer")]
     oidc_client_id: Option<String>,
@@ -109,14 +108,7 @@ async fn serve(args: Serve, environment: &Environment, out: &mut Output) -> CliR
     let hub = Hub::open(options(args, environment)?, address).await;
     let hub = hub.map_err(|error| CliError::other(&error))?;
     let shutdown = CancellationToken::new();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let (mut received, shutdown) = (signal(kind)?, shutdown.clone());
-        tokio::spawn(async move {
-            received.recv().await;
-            tracing::info!("told to terminate");
-            shutdown.cancel();
-        });
-    }
+    super::stop_at_signals(&shutdown)?;
     out.line(&format!("The Hub serves {}", hub.public_url()))?;
     if let Some(url) = hub.setup_url().await.map_err(|error| CliError::other(&error))? {
         out.line(&format!("Nobody has set it up yet. Open this link, which works once:\n\n    {url}\n"))?;
@@ -159,5 +151,29 @@ fn options(args: Serve, environment: &Environment) -> Result<Options, CliError> 
         people: people(args.people, environment)?,
         trace_retention: day * args.trace_retention,
         audit_retention: day * args.audit_retention,
+    })
+}
+
+fn people(flags: PeopleFlags, environment: &Environment) -> Result<PeopleOptions, CliError> {
+    let variable = |name: &str| environment.get(name).map(str::to_owned);
+    let client_secret = match &flags.oidc_client_secret_file {
+        Some(path) => {
+            let read = std::fs::read_to_string(path).map_err(|error| {
+                CliError::user(format!("cannot read `{}`: {error}", path.display()))
+            })?;
+            Some(read.trim().to_owned())
+        }
+        None => variable("ULTRA_HUB_OIDC_CLIENT_SECRET"),
+    };
+    let oidc = flags.oidc_issuer.zip(flags.oidc_client_id).map(|(issuer, client_id)| OidcOptions {
+        issuer,
+        client_id,
+        client_secret,
+        join_domain: flags.oidc_join_domain,
+    });
+    Ok(PeopleOptions {
+        smtp_url: flags.smtp_url.or_else(|| variable("ULTRA_HUB_SMTP_URL")),
+        mail_from: flags.mail_from,
+        oidc,
     })
 }

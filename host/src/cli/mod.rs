@@ -3,6 +3,7 @@
 mod audit;
 mod auth;
 mod config;
+mod dashboard;
 mod demo;
 mod error;
 mod metrics;
@@ -21,6 +22,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use error::{CliError, CliResult};
 pub(crate) use output::Output;
@@ -55,6 +58,7 @@ enum Command {
     Auth(auth::Args),
     Plugins(plugins::Args),
     Config(config::Args),
+    Dashboard(dashboard::Args),
 }
 
 /// Runs the command line. The exit code is 0 when done, 1 for the user's input, 2 for anything else.
@@ -127,7 +131,21 @@ async fn dispatch(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Out
         Command::Auth(args) => auth::run(&args, explicit, environment, cwd, out).await,
         Command::Plugins(args) => plugins::run(&args, &read()?, out),
         Command::Config(args) => config::run(&args, explicit, environment, cwd, out),
+        Command::Dashboard(args) => dashboard::run(&args, &read()?, environment, out).await,
     }
+}
+
+/// Lets SIGTERM and SIGINT end what is served.
+fn stop_at_signals(shutdown: &CancellationToken) -> CliResult {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut received, shutdown) = (signal(kind)?, shutdown.clone());
+        tokio::spawn(async move {
+            received.recv().await;
+            tracing::info!("told to terminate");
+            shutdown.cancel();
+        });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,5 +3,7 @@
 //! Never on a call's path: what is here runs in commands, or on a thread of its own.
 
 mod client;
+mod machine;
 
 pub(crate) use client::{Client, ClientError};
+pub(crate) use machine::host_facts;

@@ -3,11 +3,9 @@
 //! No SQL, and no status but success: what goes wrong is an [`ApiError`].
 
 mod gateways;
-pub(crate) mod ingest;
 mod records;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path};
 use axum::routing::{delete, get, post};
@@ -37,7 +35,6 @@ pub(crate) struct Api {
     pub(crate) events: Arc<dyn EventStore>,
     pub(crate) fleet: Arc<dyn Fleet>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) ingest: Arc<ingest::Limits>,
 }
 
 /// The description of the API, from which it is tested.
@@ -54,7 +51,6 @@ pub(crate) struct Api {
         gateways::me,
         gateways::unlink,
         gateways::heartbeat,
-        ingest::records,
         records::gateways,
         records::gateway,
         records::traces,
@@ -104,7 +100,6 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/workspaces/{workspace}/servers", get(records::servers))
         .route("/workspaces/{workspace}/servers/{server}", get(records::server))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .route("/records", post(ingest::records))
         .fallback(async || ApiError::NotFound("route; see /api/openapi.json"))
         .with_state(api);
     Router::new()
@@ -140,7 +135,8 @@ impl FromRequestParts<Api> for Reader {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
         let account = api.people.bearer(&parts.headers).await?;
-        let path = Path::<std::collections::HashMap<String, String>>::from_request_parts(parts, api);
+        let path =
+            Path::<std::collections::HashMap<String, String>>::from_request_parts(parts, api);
         let path = path.await.map_err(|_| ApiError::NotFound("workspace"))?;
         let workspace = path.get("workspace").and_then(|id| id.parse().ok());
         let workspace = workspace.ok_or(ApiError::NotFound("workspace"))?;

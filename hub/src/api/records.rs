@@ -12,7 +12,9 @@ use crate::error::ApiError;
 use crate::events::{
     AuditLine, AuditQuery, Cursor, ServerDetail, ServerUse, TraceDetail, TraceLine, TraceQuery,
 };
-use crate::fleet::{Counts, GatewayDetail, GatewayKey, GatewayLine, GatewayQuery, Sort, State as Presence};
+use crate::fleet::{
+    Counts, GatewayDetail, GatewayKey, GatewayLine, GatewayQuery, Sort, State as Presence,
+};
 use crate::wire::Problem;
 
 /// Rows of a page, unless the asker wants less.

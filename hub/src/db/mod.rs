@@ -103,6 +103,15 @@ pub(crate) enum Type {
     Bytes,
 }
 
+/// Returns how much room a database takes.
+pub(crate) async fn size_bytes(database: &dyn Database) -> Result<i64, DbError> {
+    let sql = match database.dialect() {
+        Dialect::Sqlite => "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+        Dialect::Postgres => "SELECT pg_database_size(current_database())",
+    };
+    database.row(sql, &[]).await?.ok_or(DbError::Column { column: 0 })?.get(0)
+}
+
 /// Why a database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DbError {

@@ -6,6 +6,7 @@
 use async_trait::async_trait;
 use serde::Serialize;
 use ultra_store::{AuditOutcome, Severity, Status};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::db::DbError;
@@ -211,8 +212,9 @@ pub(crate) struct AuditQuery {
 }
 
 /// Which gateway, and whose it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct GatewayLabel {
+    #[schema(value_type = String)]
     pub(crate) id: GatewayId,
     pub(crate) name: String,
     /// Name of its owner, or else the address; nothing if a deploy key linked it.
@@ -220,8 +222,9 @@ pub(crate) struct GatewayLabel {
 }
 
 /// A trace in a list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct TraceLine {
+    #[schema(value_type = String)]
     pub(crate) id: Uuid,
     pub(crate) gateway: GatewayLabel,
     pub(crate) started_ns: i64,
@@ -232,6 +235,7 @@ pub(crate) struct TraceLine {
     pub(crate) name: Option<String>,
     pub(crate) client: String,
     pub(crate) session: String,
+    #[schema(value_type = String)]
     pub(crate) status: Status,
     pub(crate) error: Option<String>,
     pub(crate) request_bytes: i64,
@@ -239,7 +243,7 @@ pub(crate) struct TraceLine {
 }
 
 /// A trace with everything.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct TraceDetail {
     #[serde(flatten)]
     pub(crate) line: TraceLine,
@@ -259,13 +263,16 @@ pub(crate) struct TraceDetail {
 }
 
 /// An audit event.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct AuditLine {
+    #[schema(value_type = String)]
     pub(crate) id: Uuid,
     pub(crate) gateway: GatewayLabel,
     pub(crate) at_ns: i64,
     pub(crate) event_type: String,
+    #[schema(value_type = String)]
     pub(crate) severity: Severity,
+    #[schema(value_type = String)]
     pub(crate) outcome: AuditOutcome,
     pub(crate) upstream: Option<String>,
     pub(crate) action: Option<String>,
@@ -290,7 +297,7 @@ pub(crate) struct Choices {
 }
 
 /// How a server, or something of it, was used.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Usage {
     pub(crate) calls: i64,
     pub(crate) errors: i64,
@@ -300,7 +307,7 @@ pub(crate) struct Usage {
 }
 
 /// A server, in the list of servers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ServerUse {
     pub(crate) upstream: String,
     /// Of the newest call; nothing if that did not say.
@@ -312,17 +319,20 @@ pub(crate) struct ServerUse {
 }
 
 /// A server, with what of it was used and by whom.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ServerDetail {
     pub(crate) server: ServerUse,
+    #[schema(value_type = Vec<Vec<serde_json::Value>>)]
     pub(crate) tools: Vec<(String, Usage)>,
+    #[schema(value_type = Vec<Vec<serde_json::Value>>)]
     pub(crate) gateways: Vec<(GatewayLabel, Usage)>,
     /// By name of the owner.
+    #[schema(value_type = Vec<Vec<serde_json::Value>>)]
     pub(crate) users: Vec<(String, Usage)>,
 }
 
 /// A client that used a gateway.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct ClientUse {
     /// As `name/version`.
     pub(crate) client: String,

@@ -40,11 +40,15 @@ pub(crate) fn router(api: Api, gate: Arc<dyn Gate>) -> Router {
     Router::new()
         .route(
             "/w/{workspace}/gateways/{gateway}/unlink",
-            post(async |state, path, peer, request| act(Action::Unlink, state, path, peer, request).await),
+            post(async |state, path, peer, request| {
+                act(Action::Unlink, state, path, peer, request).await
+            }),
         )
         .route(
             "/w/{workspace}/gateways/{gateway}/archive",
-            post(async |state, path, peer, request| act(Action::Archive, state, path, peer, request).await),
+            post(async |state, path, peer, request| {
+                act(Action::Archive, state, path, peer, request).await
+            }),
         )
         .with_state(Actions { api, gate })
 }
@@ -60,7 +64,10 @@ async fn act(
     let viewing = actions.gate.enter(&parts, Some(&workspace)).await?;
     let request = Request::from_parts(parts, body);
     let form = request.extract::<Form<Guarded>, _>().await.map_err(IntoResponse::into_response)?;
-    actions.perform(action, &viewing, &gateway, &form.csrf, peer).await.map_err(IntoResponse::into_response)?;
+    actions
+        .perform(action, &viewing, &gateway, &form.csrf, peer)
+        .await
+        .map_err(IntoResponse::into_response)?;
     Ok(Redirect::to(&format!("/w/{workspace}/gateways")).into_response())
 }
 
@@ -87,8 +94,12 @@ impl Actions {
         }
         let links = &self.api.links;
         let (name, word) = match action {
-            Action::Unlink => (links.unlink(entry.organization, gateway).await?, "gateway.unlinked"),
-            Action::Archive => (links.archive(entry.organization, gateway).await?, "gateway.archived"),
+            Action::Unlink => {
+                (links.unlink(entry.organization, gateway).await?, "gateway.unlinked")
+            }
+            Action::Archive => {
+                (links.archive(entry.organization, gateway).await?, "gateway.archived")
+            }
         };
         let name = name.ok_or(ApiError::NotFound("gateway"))?;
         let act = Act::new(word, &name).of(&gateway.to_string());

@@ -1,5 +1,6 @@
 //! The gateways: how they come in, how they are, and where people look at them.
 
+mod actions;
 mod links;
 mod presence;
 mod sql;
@@ -10,7 +11,9 @@ mod uptime;
 
 use async_trait::async_trait;
 use serde::Serialize;
+use utoipa::ToSchema;
 
+pub(crate) use actions::router;
 pub(crate) use links::{Known, Links, Party, described};
 pub(crate) use presence::Presence;
 pub(crate) use sql::SqlFleet;
@@ -100,13 +103,15 @@ pub(crate) struct GatewayPage {
 }
 
 /// A gateway in the list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct GatewayLine {
+    #[schema(value_type = String)]
     pub(crate) id: GatewayId,
     pub(crate) name: String,
     pub(crate) state: State,
     pub(crate) seen_ms: Option<i64>,
     pub(crate) created_ms: i64,
+    #[schema(value_type = String)]
     pub(crate) workspace: WorkspaceId,
     pub(crate) workspace_name: String,
     pub(crate) owner: Option<String>,
@@ -114,7 +119,7 @@ pub(crate) struct GatewayLine {
 }
 
 /// A gateway with everything.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct GatewayDetail {
     #[serde(flatten)]
     pub(crate) line: GatewayLine,

@@ -5,6 +5,7 @@
 //! offline after a long one.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A heartbeat may come so much later than two periods.
 const GRACE_MS: i64 = 30_000;
@@ -16,7 +17,7 @@ pub(crate) const OFFLINE_AFTER_MS: i64 = 10 * 60_000;
 pub(crate) const FAREWELL_MS: i64 = 7 * 86_400_000;
 
 /// Whether a gateway is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
     /// Heartbeats come in time.
@@ -30,7 +31,7 @@ pub(crate) enum State {
 }
 
 /// How many gateways are in each state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Counts {
     pub(crate) online: i64,
     pub(crate) idle: i64,

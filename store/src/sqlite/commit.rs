@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::code;
 use super::queue::CatalogUse;
+use crate::filter::Mark;
 use crate::memory::CATALOGS_PER_UPSTREAM;
 use crate::metrics::{Figure, Figures, Key};
 use crate::record::{AuditEvent, MetricValue, Trace, UpstreamStatus};
@@ -16,6 +17,8 @@ pub(super) enum Prepared<'a> {
     Trace(&'a Trace, TraceText<'a>),
     Audit(&'a AuditEvent, AuditText<'a>),
     Catalog(&'a CatalogUse),
+    Hold(Option<Mark>),
+    RenewId,
 }
 
 /// The upstreams of this gateway, by name and process id.
@@ -42,6 +45,8 @@ pub(super) fn write(
             Prepared::Trace(trace, text) => insert_trace(&transaction, trace, text)?,
             Prepared::Audit(event, text) => insert_audit(&transaction, event, text)?,
             Prepared::Catalog(catalog) => write_catalog(&transaction, catalog)?,
+            Prepared::Hold(from) => hold(&transaction, *from)?,
+            Prepared::RenewId => renew_id(&transaction)?,
         }
     }
     for ((minute, key), figure) in figures {
@@ -229,4 +234,16 @@ fn write_catalog(transaction: &Transaction<'_>, entry: &CatalogUse) -> rusqlite:
         )?
         .execute(params![upstream, CATALOGS_PER_UPSTREAM as i64])?;
     Ok(())
+}
+
+fn hold(transaction: &Transaction<'_>, from: Option<Mark>) -> rusqlite::Result<()> {
+    let numbers = [from.map(|from| from.trace), from.map(|from| from.audit_event)];
+    transaction
+        .prepare_cached("UPDATE sending SET unsent_trace = ?, unsent_audit_event = ?")?
+        .execute(numbers)
+        .map(drop)
+}
+
+fn renew_id(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute("UPDATE sending SET database_id = lower(hex(randomblob(16)))", []).map(drop)
 }

@@ -9,7 +9,9 @@ mod commit;
 mod queue;
 mod read;
 mod retention;
+mod runs;
 mod schema;
+mod survey;
 mod writer;
 
 use std::fmt;
@@ -21,10 +23,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use self::read::SqliteReader;
+pub use self::survey::{Survey, UpstreamUsage, Usage};
 
 use self::queue::{Command, Queue};
 use self::writer::Writer;
-use crate::filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
+use crate::filter::{
+    AuditFilter, AuditRow, Mark, MetricFilter, MetricRow, Numbers, Run, TraceFilter, TraceRow,
+};
 use crate::record::{AuditEvent, MetricDelta, Record, UpstreamStatus};
 use crate::redact::Redactor;
 use crate::{Durable, Health, Reader, Store, StoreError, metrics, stored};
@@ -143,6 +148,26 @@ impl Reader for SqliteStore {
     fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError> {
         self.reader.upstreams()
     }
+
+    fn database_id(&self) -> Result<String, StoreError> {
+        self.reader.database_id()
+    }
+
+    fn numbers(&self) -> Result<Numbers, StoreError> {
+        self.reader.numbers()
+    }
+
+    fn numbers_before(&self, unix_ns: i64) -> Result<Mark, StoreError> {
+        self.reader.numbers_before(unix_ns)
+    }
+
+    fn trace_run(&self, run: Run) -> Result<Vec<TraceRow>, StoreError> {
+        self.reader.trace_run(run)
+    }
+
+    fn audit_run(&self, run: Run) -> Result<Vec<AuditRow>, StoreError> {
+        self.reader.audit_run(run)
+    }
 }
 
 impl Store for SqliteStore {
@@ -179,6 +204,14 @@ impl Store for SqliteStore {
             self.queue.push_other(Command::catalog(upstream, fingerprint, None));
         }
         Ok(catalog)
+    }
+
+    fn hold_unsent(&self, from: Option<Mark>) {
+        self.queue.push_other(Command::Hold(from));
+    }
+
+    fn renew_database_id(&self) {
+        self.queue.push_other(Command::RenewId);
     }
 
     fn health(&self) -> Health {

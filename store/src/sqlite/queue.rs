@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::SqliteOptions;
+use crate::filter::Mark;
 use crate::record::{AuditEvent, MetricDelta, Trace, UpstreamStatus};
 use crate::{Health, StoreError};
 
@@ -35,9 +36,15 @@ pub(super) type Waiter = oneshot::Sender<Result<(), StoreError>>;
 pub(super) enum Command {
     Trace(Box<Trace>),
     Audit(Box<AuditEvent>, Option<Waiter>),
-    Metrics { minute: i64, deltas: Vec<MetricDelta> },
+    Metrics {
+        minute: i64,
+        deltas: Vec<MetricDelta>,
+    },
     Upstream(Box<UpstreamStatus>),
     Catalog(Box<CatalogUse>),
+    /// From where on records wait to be sent.
+    Hold(Option<Mark>),
+    RenewId,
 }
 
 /// A catalog to remember, or one that was used.
@@ -73,9 +80,11 @@ impl Load {
                 Self { traces: 1, bytes: bytes.sum(), ..Self::default() }
             }
             Command::Audit(..) => Self { audit_events: 1, ..Self::default() },
-            Command::Metrics { .. } | Command::Upstream(_) | Command::Catalog(_) => {
-                Self { others: 1, ..Self::default() }
-            }
+            Command::Metrics { .. }
+            | Command::Upstream(_)
+            | Command::Catalog(_)
+            | Command::Hold(_)
+            | Command::RenewId => Self { others: 1, ..Self::default() },
         }
     }
 

@@ -7,8 +7,11 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::code;
+use super::runs;
 use super::schema::{self, FileId};
-use crate::filter::{AuditFilter, AuditRow, MetricFilter, MetricRow, TraceFilter, TraceRow};
+use crate::filter::{
+    AuditFilter, AuditRow, Mark, MetricFilter, MetricRow, Numbers, Run, TraceFilter, TraceRow,
+};
 use crate::metrics::{self, Figure, Key};
 use crate::record::{MetricValue, UpstreamStatus};
 use crate::stored;
@@ -51,7 +54,7 @@ impl SqliteReader {
         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
@@ -65,6 +68,19 @@ impl SqliteReader {
         // After an error the next reading begins afresh.
         *connection = result.is_ok().then_some((open, file));
         result.map_err(|error| StoreError::Database { source: schema::cause(error) })
+    }
+
+    /// Returns when a gateway last said that it runs, in nanoseconds since 1970 UTC. Each says so when
+    /// an upstream changes, and every few minutes.
+    ///
+    /// # Errors
+    ///
+    /// If the database cannot be read.
+    pub fn seen_unix_ns(&self) -> Result<Option<i64>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached("SELECT max(seen) FROM upstreams")?;
+            statement.query_row([], |row| row.get(0))
+        })
     }
 
     /// See [`Store::catalog`](crate::Store::catalog).
@@ -93,18 +109,24 @@ impl Reader for SqliteReader {
         }
         let id = id.flatten().map(u128::to_be_bytes);
         let order = Order::of(filter.after_seq);
+        let (payloads, join) = match filter.payloads {
+            true => ("p.request, p.response", "LEFT JOIN trace_payloads p ON p.seq = t.seq"),
+            false => ("NULL, NULL", ""),
+        };
         let sql = format!(
             "SELECT t.seq, t.id, t.trace_id, t.span_id, t.parent_span_id, t.operation, t.method,
-                 t.upstream, t.name, p.request, p.response, t.request_bytes, t.response_bytes,
+                 t.upstream, t.name, {payloads}, t.request_bytes, t.response_bytes,
                  t.status, t.error, t.duration, t.started, t.principal, t.session_id, t.metadata
-             FROM traces t LEFT JOIN trace_payloads p ON p.seq = t.seq
-             WHERE t.seq > ?1
+             FROM traces t {join}
+             WHERE t.seq > ?1 AND t.seq < ?10
                  AND (?2 IS NULL OR t.upstream = ?2)
                  AND (?3 IS NULL OR t.name = ?3)
                  AND (?4 IS NULL OR t.operation = ?4)
                  AND (?5 IS NULL OR t.status = ?5)
                  AND (?6 IS NULL OR t.trace_id = ?6 OR t.id = ?6)
                  AND t.started >= ?7 AND t.started < ?8
+                 AND (?11 IS NULL OR t.principal = ?11)
+                 AND (?12 IS NULL OR t.session_id = ?12)
              ORDER BY t.seq {} LIMIT ?9",
             order.sql()
         );
@@ -120,6 +142,9 @@ impl Reader for SqliteReader {
                 filter.since_unix_ns.unwrap_or(i64::MIN),
                 filter.until_unix_ns.unwrap_or(i64::MAX),
                 limit(filter.limit),
+                filter.before_seq.unwrap_or(i64::MAX),
+                filter.principal,
+                filter.session_id,
             ];
             statement.query_map(parameters, trace_row)?.collect::<rusqlite::Result<Vec<_>>>()
         })?;
@@ -127,17 +152,26 @@ impl Reader for SqliteReader {
     }
 
     fn audit_events(&self, filter: &AuditFilter) -> Result<Vec<AuditRow>, StoreError> {
+        let id = filter.id.as_deref().map(stored::parse_id);
+        if id == Some(None) {
+            return Ok(Vec::new());
+        }
+        let id = id.flatten().map(u128::to_be_bytes);
         let order = Order::of(filter.after_seq);
         let sql = format!(
             "SELECT seq, id, trace_id, event_type, severity, upstream, action, principal, session_id,
                  outcome, reason, details, at
              FROM audit_events
-             WHERE seq > ?1
+             WHERE seq > ?1 AND seq < ?9
                  AND (?2 IS NULL OR upstream = ?2)
                  AND (?3 IS NULL OR action = ?3)
                  AND (?4 IS NULL OR event_type = ?4)
                  AND (?5 IS NULL OR outcome = ?5)
                  AND at >= ?6 AND at < ?7
+                 AND (?10 IS NULL OR principal = ?10)
+                 AND (?11 IS NULL OR session_id = ?11)
+                 AND (?12 IS NULL OR severity = ?12)
+                 AND (?13 IS NULL OR id = ?13)
              ORDER BY seq {} LIMIT ?8",
             order.sql()
         );
@@ -152,6 +186,11 @@ impl Reader for SqliteReader {
                 filter.since_unix_ns.unwrap_or(i64::MIN),
                 filter.until_unix_ns.unwrap_or(i64::MAX),
                 limit(filter.limit),
+                filter.before_seq.unwrap_or(i64::MAX),
+                filter.principal,
+                filter.session_id,
+                filter.severity.map(code::severity_code),
+                id,
             ];
             statement.query_map(parameters, audit_row)?.collect::<rusqlite::Result<Vec<_>>>()
         })?;
@@ -188,6 +227,26 @@ impl Reader for SqliteReader {
             statement.query_map([], status)?.collect()
         })
     }
+
+    fn database_id(&self) -> Result<String, StoreError> {
+        self.read(runs::database_id)
+    }
+
+    fn numbers(&self) -> Result<Numbers, StoreError> {
+        self.read(runs::numbers)
+    }
+
+    fn numbers_before(&self, unix_ns: i64) -> Result<Mark, StoreError> {
+        self.read(|connection| runs::numbers_before(connection, unix_ns))
+    }
+
+    fn trace_run(&self, run: Run) -> Result<Vec<TraceRow>, StoreError> {
+        self.read(|connection| runs::traces(connection, run))
+    }
+
+    fn audit_run(&self, run: Run) -> Result<Vec<AuditRow>, StoreError> {
+        self.read(|connection| runs::audit_events(connection, run))
+    }
 }
 
 /// Which end of the table to begin at.
@@ -223,7 +282,7 @@ fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-fn trace_row(row: &Row<'_>) -> rusqlite::Result<TraceRow> {
+pub(super) fn trace_row(row: &Row<'_>) -> rusqlite::Result<TraceRow> {
     let span_id = |id: i64| stored::span_id_hex(id.cast_unsigned());
     let payload =
         |index| row.get::<_, Option<String>>(index).map(|payload| payload.map(stored::raw_json));
@@ -251,7 +310,7 @@ fn trace_row(row: &Row<'_>) -> rusqlite::Result<TraceRow> {
     })
 }
 
-fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
+pub(super) fn audit_row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
     let trace_id = |id: [u8; 16]| stored::trace_id_hex(u128::from_be_bytes(id));
     Ok(AuditRow {
         seq: row.get(0)?,
@@ -289,7 +348,7 @@ fn parse<T: serde::de::DeserializeOwned>(row: &Row<'_>, index: usize) -> rusqlit
     })
 }
 
-fn known<T>(value: Option<T>, index: usize) -> rusqlite::Result<T> {
+pub(super) fn known<T>(value: Option<T>, index: usize) -> rusqlite::Result<T> {
     value.ok_or_else(|| {
         let kind = rusqlite::types::Type::Integer;
         rusqlite::Error::FromSqlConversionFailure(index, kind, "not a known code".into())

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use crate::StoreError;
 
 /// Of the newest schema known here; as `PRAGMA user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// "ultr": says that a database is ours, as `PRAGMA application_id`.
 const APPLICATION_ID: i64 = 0x756c_7472;
@@ -32,7 +32,8 @@ const LOG_BYTES_MAX: i64 = 16 * 1024 * 1024;
 /// Rows are found by `seq`, which follows time; nothing else is indexed, because an index costs every
 /// call and only people read. So that reading does not have to leaf through payloads, they have a
 /// table of their own. The row with the highest `seq` is never deleted: numbers are not used twice.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE traces (
         seq INTEGER PRIMARY KEY,
         id BLOB NOT NULL,
@@ -105,7 +106,18 @@ const MIGRATIONS: [&str; 1] = ["
         catalog BLOB NOT NULL,
         PRIMARY KEY (upstream, fingerprint)
     ) STRICT;
-"];
+",
+    "
+    -- One row. From the two numbers on records wait to be sent; nothing if nobody sends them.
+    CREATE TABLE sending (
+        database_id TEXT NOT NULL,
+        unsent_trace INTEGER,
+        unsent_audit_event INTEGER
+    ) STRICT;
+
+    INSERT INTO sending (database_id) VALUES (lower(hex(randomblob(16))));
+",
+];
 
 /// Opens a database to write to. Makes it if there is none, brings its schema up to date.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {

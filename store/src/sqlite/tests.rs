@@ -173,9 +173,9 @@ fn a_newer_schema_is_refused_and_left_alone() {
         SqliteStore::open(options(&directory)).unwrap_err(),
         SqliteReader::open(&path).unwrap_err(),
     ] {
-        let text = format!("the database `{}` has schema 99, this version knows 1", path.display());
+        let text = format!("the database `{}` has schema 99, this version knows 2", path.display());
         assert_eq!(error.to_string(), text);
-        assert!(matches!(error, StoreError::TooNew { found: 99, known: 1, .. }));
+        assert!(matches!(error, StoreError::TooNew { found: 99, known: 2, .. }));
     }
 }
 
@@ -399,6 +399,50 @@ fn old_rows_are_deleted_and_the_last_number_stays() {
     store.record(Record::Trace(Box::new(trace(1, "read"))));
     flush(&store);
     assert_eq!(store.traces(&TraceFilter::default()).unwrap()[0].seq, 1201);
+}
+
+/// Of all gateways: one that does not send must not delete what another one has yet to send.
+#[test]
+fn rows_that_wait_to_be_sent_stay_ten_times_as_long() {
+    let directory = TempDir::new().unwrap();
+    let path = options(&directory).path;
+    let store = open(&directory);
+    for number in 0..400 {
+        store.record(Record::Trace(Box::new(trace(number, "read"))));
+        store.record(Record::Audit(event(number, "read")));
+    }
+    let kept = |rows_max: i64, oldest: i64| {
+        flush(&store);
+        let mut connection = schema::open(&path).unwrap();
+        let upstreams = std::collections::BTreeMap::new();
+        retention::delete_chunk(&mut connection, oldest, rows_max, NOON_NS, &upstreams).unwrap();
+        (count(&path, "traces"), count(&path, "audit_events"))
+    };
+
+    store.hold_unsent(Some(Mark { trace: 51, audit_event: 401 }));
+    assert_eq!(kept(100, i64::MIN), (350, 100));
+    assert_eq!(kept(20, i64::MIN), (200, 20));
+    assert_eq!(kept(20, NOON_NS + 300), (100, 20));
+    store.hold_unsent(None);
+    assert_eq!(kept(20, i64::MIN), (20, 20));
+}
+
+#[test]
+fn a_database_of_the_first_schema_keeps_its_rows_and_gets_an_id() {
+    let directory = TempDir::new().unwrap();
+    let path = options(&directory).path;
+    let store = open(&directory);
+    wait(store.audit(event(1, "read"))).unwrap();
+    drop(store);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.execute_batch("DROP TABLE sending; PRAGMA user_version = 1;").unwrap();
+    drop(connection);
+    assert!(SqliteReader::open(&path).is_err());
+
+    let store = open(&directory);
+
+    assert_eq!(store.database_id().unwrap().len(), 32);
+    assert_eq!(store.numbers().unwrap().audit_events, Some((1, 1)));
 }
 
 /// The command line reads while a gateway writes.

@@ -132,7 +132,9 @@ impl Writer {
                     waiters.extend(waiter);
                     records.push(Command::Audit(event, None));
                 }
-                Command::Trace(_) | Command::Catalog(_) => records.push(command),
+                Command::Trace(_) | Command::Catalog(_) | Command::Hold(_) | Command::RenewId => {
+                    records.push(command);
+                }
             }
         }
         while self.figures.len() > FIGURES_WAITING_MAX {
@@ -168,6 +170,8 @@ impl Writer {
                 Command::Trace(trace) => Some(Prepared::Trace(trace, self.keeping.trace(trace))),
                 Command::Audit(event, _) => Some(Prepared::Audit(event, self.keeping.audit(event))),
                 Command::Catalog(catalog) => Some(Prepared::Catalog(catalog)),
+                Command::Hold(from) => Some(Prepared::Hold(*from)),
+                Command::RenewId => Some(Prepared::RenewId),
                 Command::Metrics { .. } | Command::Upstream(_) => None,
             })
             .collect();

@@ -2,8 +2,8 @@ use std::sync::Mutex;
 
 use serde_json::value::RawValue;
 use ultra_store::{
-    AuditFilter, AuditOutcome, AuditRow, MetricFilter, MetricRow, MetricValue, Severity, Status,
-    TraceFilter, TraceRow, UpstreamStatus,
+    AuditFilter, AuditOutcome, AuditRow, Mark, MetricFilter, MetricRow, MetricValue, Numbers, Run,
+    Severity, Status, TraceFilter, TraceRow, UpstreamStatus,
 };
 
 use super::*;
@@ -32,6 +32,26 @@ impl Reader for Rows {
     }
 
     fn upstreams(&self) -> Result<Vec<UpstreamStatus>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn database_id(&self) -> Result<String, StoreError> {
+        Ok("0".repeat(32))
+    }
+
+    fn numbers(&self) -> Result<Numbers, StoreError> {
+        Ok(Numbers::default())
+    }
+
+    fn numbers_before(&self, _: i64) -> Result<Mark, StoreError> {
+        Ok(Mark::default())
+    }
+
+    fn trace_run(&self, _: Run) -> Result<Vec<TraceRow>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn audit_run(&self, _: Run) -> Result<Vec<AuditRow>, StoreError> {
         Ok(Vec::new())
     }
 }

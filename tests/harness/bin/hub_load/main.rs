@@ -1,92 +1,88 @@
-//! Puts load on a Hub over loopback, and prints what came of it as JSON.
+//! Puts load on a Hub over loopback, on SQLite and on PostgreSQL, and prints what came of it as JSON.
 //!
-//! Plays a fleet: devices that send records, devices that say that they are there, people who open pages.
+//! Plays a fleet: devices that send records, devices that come back after a day, devices that say that they
+//! are there, people who open pages. Everything is bounded in count and in time.
 
 mod pages;
 mod records;
 
 use std::time::{Duration, Instant};
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use serde_json::{Value, json};
+use ultra_tests::cluster::Cluster;
+use ultra_tests::hub::{Hub, Owner, Storage};
 
 /// Put load on a Hub
 #[derive(Debug, Parser)]
 struct Cli {
-    /// The Hub, such as `http://127.0.0.1:8090`
+    /// Only this database: `sqlite` or `postgres`
     #[arg(long)]
-    hub: String,
-    #[command(subcommand)]
-    command: Load,
-}
-
-#[derive(Debug, Subcommand)]
-enum Load {
-    /// Devices send batches as fast as they are taken
-    Records {
-        /// A deploy key
-        #[arg(long)]
-        key: String,
-        #[arg(long, default_value_t = 8)]
-        devices: u32,
-        #[arg(long, default_value_t = 500)]
-        batch: u64,
-        #[arg(long, default_value_t = 20)]
-        seconds: u64,
-    },
-    /// Devices come back after a day with what they kept, while others send what happens now
-    Backlog {
-        /// A deploy key
-        #[arg(long)]
-        key: String,
-        #[arg(long, default_value_t = 100)]
-        devices: u32,
-        /// Records that each one kept
-        #[arg(long, default_value_t = 10_000)]
-        records: u64,
-    },
-    /// Devices say that they are there, every 30 seconds each
-    Heartbeats {
-        /// A deploy key
-        #[arg(long)]
-        key: String,
-        #[arg(long, default_value_t = 1000)]
-        devices: u32,
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
-        /// The process whose time is measured
-        #[arg(long)]
-        pid: u32,
-    },
-    /// Somebody opens pages, one after the other
-    Pages {
-        /// A cookie of somebody who is signed in, `name=value`
-        #[arg(long)]
-        cookie: String,
-        #[arg(long, default_value_t = 200)]
-        times: u32,
-        /// Paths with queries; `,` between them
-        #[arg(long, value_delimiter = ' ')]
-        paths: Vec<String>,
-    },
+    only: Option<String>,
+    /// Only these parts
+    #[arg(long, value_delimiter = ',', default_value = "heartbeats,records,backlog,pages")]
+    parts: Vec<String>,
+    /// Seconds of full speed
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Gateways that say that they are there
+    #[arg(long, default_value_t = 1000)]
+    beating: u32,
+    /// Records that each of a hundred gateways kept while the Hub was away
+    #[arg(long, default_value_t = 10_000)]
+    kept: u64,
+    /// Traces that there are when pages are opened
+    #[arg(long, default_value_t = 1_000_000)]
+    traces: u64,
+    /// Gateways that there are when their list is opened
+    #[arg(long, default_value_t = 10_000)]
+    gateways: u32,
 }
 
 #[tokio::main]
 async fn main() {
     let cli = Cli::parse();
-    let report = match cli.command {
-        Load::Records { key, devices, batch, seconds } => {
-            records::full_speed(&cli.hub, &key, devices, batch, Duration::from_secs(seconds)).await
+    let wanted = |name: &str| cli.only.as_deref().is_none_or(|only| only == name);
+    let mut report = serde_json::Map::new();
+    if wanted("sqlite") {
+        report.insert("sqlite".to_owned(), measure(&cli, Storage::Sqlite).await);
+    }
+    if wanted("postgres") {
+        // It waits for the disk, as one in use does.
+        let cluster = tokio::task::spawn_blocking(|| Cluster::start(&[])).await.expect("no panic");
+        if let Some(cluster) = cluster {
+            let storage = Storage::Postgres(cluster.database());
+            report.insert("postgres".to_owned(), measure(&cli, storage).await);
         }
-        Load::Backlog { key, devices, records } => {
-            records::backlog(&cli.hub, &key, devices, records).await
-        }
-        Load::Heartbeats { key, devices, seconds, pid } => {
-            records::heartbeats(&cli.hub, &key, devices, Duration::from_secs(seconds), pid).await
-        }
-        Load::Pages { cookie, times, paths } => pages::open(&cli.hub, &cookie, times, &paths).await,
-    };
-    print(&report);
+    }
+    print(&Value::Object(report));
+}
+
+async fn measure(cli: &Cli, storage: Storage) -> Value {
+    let hub = Hub::start(storage);
+    let owner = Owner::set_up(&hub).await;
+    let (url, key) = (hub.url(""), owner.deploy_key("load").await);
+    let mut report = serde_json::Map::new();
+    for part in &cli.parts {
+        let figures = match part.as_str() {
+            "heartbeats" => {
+                let time = Duration::from_secs(60);
+                records::heartbeats(&url, &key, cli.beating, time, hub.pid()).await
+            }
+            "records" => {
+                let time = Duration::from_secs(cli.seconds);
+                records::full_speed(&url, &key, 8, 500, time).await
+            }
+            "backlog" => records::backlog(&url, &key, 100, cli.kept).await,
+            "pages" => {
+                records::fill(&url, &key, cli.traces, cli.gateways).await;
+                pages::open(&owner, 100).await
+            }
+            other => panic!("there is no part `{other}`"),
+        };
+        report.insert(part.clone(), figures);
+    }
+    Value::Object(report)
 }
 
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]

@@ -197,3 +197,29 @@ fn cpu(pid: u32) -> Duration {
     // Linux counts in hundredths of a second, whatever the kernel's own clock.
     Duration::from_millis(ticks * 10)
 }
+
+/// Fills a Hub: so many gateways, the first of which have so many traces together.
+pub(crate) async fn fill(hub: &str, key: &str, traces: u64, gateways: u32) {
+    const SENDING: u64 = 8;
+    let mut tasks = JoinSet::new();
+    for part in 0..SENDING {
+        let (hub, key) = (hub.to_owned(), key.to_owned());
+        let gateways = (gateways / SENDING as u32).max(1);
+        tasks.spawn(async move {
+            let devices = link(&hub, &key, gateways, &format!("fill-{part}")).await;
+            for device in &devices {
+                // A third of them is not there.
+                if device.database.as_bytes().last().is_some_and(|last| last % 3 != 0) {
+                    device.heartbeat("p").await;
+                }
+            }
+            let mut times = Times::default();
+            for first in (1..=traces / SENDING).step_by(1000) {
+                send(&devices[0], &devices[0].traces(first as i64, 1000), &mut times).await;
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.expect("a device");
+    }
+}

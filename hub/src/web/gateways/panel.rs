@@ -1,0 +1,219 @@
+//! One gateway, beside the list: what is known of it, and what nobody reported.
+
+use super::super::figures::{Count, When};
+use super::super::text::Text;
+use super::super::visit::Visit;
+use super::{system_word, word};
+use crate::access::Ability;
+use crate::events::ClientUse;
+use crate::fleet::GatewayDetail;
+use crate::wire::{ClientReport, UpstreamReport};
+
+/// A gateway with everything.
+pub(super) struct Panel {
+    pub(super) name: Text,
+    pub(super) id: String,
+    pub(super) state: &'static str,
+    pub(super) state_word: &'static str,
+    pub(super) owner: Option<Text>,
+    pub(super) deploy_key: Option<Text>,
+    pub(super) system: Reported,
+    pub(super) arch: Reported,
+    pub(super) hostname: Reported,
+    pub(super) version: Reported,
+    pub(super) kind: Reported,
+    pub(super) environment: Reported,
+    pub(super) seen: Option<When>,
+    pub(super) synced: Option<When>,
+    pub(super) created: When,
+    pub(super) workspace: Text,
+    pub(super) unsent: Option<Count>,
+    pub(super) profile: Reported,
+    pub(super) scan: Option<When>,
+    pub(super) managed: Reported,
+    pub(super) drift: Reported,
+    pub(super) clients: Vec<Client>,
+    pub(super) servers: Vec<Server>,
+    pub(super) traces_href: String,
+    pub(super) audit_href: String,
+    /// For who may take it out of the workspace: where the forms lead.
+    pub(super) unlink: Option<Forms>,
+}
+
+/// Forms that change the gateway.
+pub(super) struct Forms {
+    pub(super) unlink: String,
+    pub(super) archive: String,
+    pub(super) csrf: String,
+}
+
+/// A text that may be missing.
+pub(super) type Reported = Option<Text>;
+
+/// A client in front of the gateway.
+pub(super) struct Client {
+    pub(super) name: Text,
+    pub(super) version: Reported,
+    pub(super) managed: Option<bool>,
+    pub(super) calls: Option<Count>,
+    pub(super) active: Option<When>,
+    pub(super) traces_href: Option<String>,
+}
+
+/// A server behind the gateway.
+pub(super) struct Server {
+    pub(super) name: Text,
+    pub(super) href: String,
+    /// Class of the state.
+    pub(super) state: &'static str,
+    pub(super) state_word: Text,
+    pub(super) server: Reported,
+    pub(super) transport: Reported,
+    pub(super) tools: Count,
+    pub(super) error: Reported,
+}
+
+impl Panel {
+    pub(super) fn new(visit: &Visit, found: &GatewayDetail, used: Vec<ClientUse>) -> Self {
+        let line = &found.line;
+        let host = &line.host;
+        let when = |at_ms| When::from_ms(at_ms, visit.now_ms);
+        let of = |page: &str| {
+            let path = format!("/w/{}/{page}", line.workspace);
+            super::Address::new(path)
+        };
+        let setup = &found.setup;
+        let managed = match (setup.servers_managed, setup.servers_total) {
+            (Some(managed), Some(total)) => Some(Text::from(&format!("{managed} / {total}"))),
+            _ => None,
+        };
+        let system = match &host.os_version {
+            Some(version) => format!("{} ({version})", system_word(&host.os)),
+            None => system_word(&host.os).to_owned(),
+        };
+        let local = visit.viewing.account.is_none();
+        Self {
+            name: Text::from(&line.name),
+            id: line.id.to_string(),
+            state: line.state.as_str(),
+            state_word: word(line.state),
+            owner: line.owner.as_deref().map(Text::from),
+            deploy_key: found.deploy_key.as_deref().map(Text::from),
+            system: reported(&system),
+            arch: reported(&host.arch),
+            hostname: reported(&host.hostname),
+            version: reported(&host.version),
+            kind: reported(&host.kind),
+            environment: reported(&host.environment),
+            seen: line.seen_ms.map(when),
+            synced: found.synced_ms.map(when),
+            created: when(line.created_ms),
+            workspace: Text::from(&line.workspace_name),
+            unsent: (!local).then_some(Count(found.unsent)),
+            profile: setup.enforcement_profile.as_deref().and_then(reported),
+            scan: setup.config_scan_unix_ms.map(when),
+            managed,
+            drift: setup.drift_events.map(|events| Text::from(&events.to_string())),
+            clients: clients(visit, found, used),
+            servers: found
+                .upstreams
+                .iter()
+                .map(|upstream| server(visit, found, upstream))
+                .collect(),
+            traces_href: of("traces").and("gateway", line.id).to_string(),
+            audit_href: of("audit").and("gateway", line.id).to_string(),
+            unlink: may_manage(visit, found).then(|| {
+                let gateway = format!("/w/{}/gateways/{}", line.workspace, line.id);
+                Forms {
+                    unlink: format!("{gateway}/unlink"),
+                    archive: format!("{gateway}/archive"),
+                    csrf: visit.viewing.csrf.clone(),
+                }
+            }),
+        }
+    }
+}
+
+fn reported(text: &str) -> Reported {
+    (!text.is_empty()).then(|| Text::from(text))
+}
+
+/// Whether the forms are shown. Whoever takes them decides; an owner is known here by the name only.
+fn may_manage(visit: &Visit, found: &GatewayDetail) -> bool {
+    let line = &found.line;
+    let entry = visit.viewing.entries.iter().find(|entry| entry.workspace == line.workspace);
+    let (Some(entry), Some(account)) = (entry, &visit.viewing.account) else { return false };
+    let own = line.owner.as_ref().is_some_and(|owner| {
+        *owner == if account.name.is_empty() { &*account.email } else { &*account.name }
+    });
+    entry.role.may(Ability::ManageGateways) || (own && entry.role.may(Ability::LinkGateway))
+}
+
+/// Puts together what the gateway reports of its clients, and what they did. Last active first.
+fn clients(visit: &Visit, found: &GatewayDetail, used: Vec<ClientUse>) -> Vec<Client> {
+    let mut all: Vec<(Option<i64>, Client)> = Vec::new();
+    let mut reports: Vec<&ClientReport> = found.clients.iter().collect();
+    for client in used {
+        let report = reports.iter().position(|report| principal(report) == client.client);
+        let report = report.map(|place| reports.remove(place));
+        let last_ms = client.usage.last_ns / 1_000_000;
+        let active_ms = report.and_then(|report| report.active_unix_ms).unwrap_or(0).max(last_ms);
+        let (name, version) = client.client.rsplit_once('/').unwrap_or((&client.client, ""));
+        let traces = format!("/w/{}/traces", found.line.workspace);
+        let traces =
+            super::Address::new(traces).and("gateway", found.line.id).and("client", &client.client);
+        let shown = Client {
+            name: Text::from(name),
+            version: reported(version),
+            managed: report.and_then(|report| report.managed),
+            calls: Some(Count(client.usage.calls)),
+            active: Some(When::from_ms(active_ms, visit.now_ms)),
+            traces_href: Some(traces.to_string()),
+        };
+        all.push((Some(active_ms), shown));
+    }
+    for report in reports {
+        let shown = Client {
+            name: Text::from(&report.name),
+            version: reported(&report.version),
+            managed: report.managed,
+            calls: None,
+            active: report.active_unix_ms.map(|at_ms| When::from_ms(at_ms, visit.now_ms)),
+            traces_href: None,
+        };
+        all.push((report.active_unix_ms, shown));
+    }
+    all.sort_by_key(|(active_ms, _)| std::cmp::Reverse(*active_ms));
+    all.into_iter().map(|(_, client)| client).collect()
+}
+
+/// A client as records name it.
+fn principal(report: &ClientReport) -> String {
+    if report.version.is_empty() {
+        report.name.clone()
+    } else {
+        format!("{}/{}", report.name, report.version)
+    }
+}
+
+fn server(visit: &Visit, found: &GatewayDetail, upstream: &UpstreamReport) -> Server {
+    let page = super::Address::new(format!("/w/{}/server", found.line.workspace));
+    let (state, state_word) = match upstream.state.as_str() {
+        "ready" => ("online", "Ready"),
+        "starting" => ("pending", "Starting"),
+        "waiting" => ("idle", "Waiting"),
+        "stopped" => ("offline", "Stopped"),
+        other => ("pending", other),
+    };
+    let _ = visit;
+    Server {
+        name: Text::from(&upstream.name),
+        href: page.and("name", &upstream.name).to_string(),
+        state,
+        state_word: Text::from(state_word),
+        server: upstream.server.as_deref().and_then(reported),
+        transport: upstream.transport.as_deref().and_then(reported),
+        tools: Count(upstream.tools.try_into().unwrap_or(i64::MAX)),
+        error: upstream.error.as_deref().and_then(reported),
+    }
+}
