@@ -15,11 +15,11 @@ pub(crate) use provider::{Person, Provider, Signer};
 pub(crate) use smtp::{Mail, Mood, Smtp};
 
 use super::address::Email;
-use super::authority::Scope;
+use super::authority::{By, Scope};
 use super::organization::Founding;
 use super::sessions::Device;
 use super::sign_in::Method;
-use super::{By, OidcOptions, Options, People};
+use super::{OidcOptions, Options, People};
 use crate::access::{Account, Role};
 use crate::db::testing::TestDatabase;
 use crate::db::{Database, FromValue, Value, values};
