@@ -25,25 +25,25 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTIONS_MAX: usize = 32;
 
 /// Where the browser comes back to.
-pub(super) struct Callback {
+pub(crate) struct Callback {
     listener: TcpListener,
     /// As the authorization server is told.
-    pub(super) redirect_uri: String,
+    pub(crate) redirect_uri: String,
 }
 
 /// What the authorization server gave the browser to bring back.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Return {
-    pub(super) code: Option<String>,
-    pub(super) error: Option<String>,
-    pub(super) error_description: String,
+pub(crate) struct Return {
+    pub(crate) code: Option<String>,
+    pub(crate) error: Option<String>,
+    pub(crate) error_description: String,
     /// RFC 9207.
-    pub(super) iss: Option<String>,
+    pub(crate) iss: Option<String>,
 }
 
 impl Callback {
     /// Listens on a port, or on any that is free.
-    pub(super) async fn listen(port: Option<u16>) -> io::Result<Self> {
+    pub(crate) async fn listen(port: Option<u16>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.unwrap_or(0))).await?;
         let port = listener.local_addr()?.port();
         Ok(Self { listener, redirect_uri: format!("http://127.0.0.1:{port}{PATH}") })
@@ -55,7 +55,7 @@ impl Callback {
     }
 
     /// Waits for the browser to bring `state` back.
-    pub(super) async fn wait(self, state: &str) -> Return {
+    pub(crate) async fn wait(self, state: &str) -> Return {
         let host =
             self.redirect_uri.trim_start_matches("http://").trim_end_matches(PATH).to_owned();
         let mut connections = JoinSet::new();

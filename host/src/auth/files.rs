@@ -122,14 +122,14 @@ fn is_own(metadata: &fs::Metadata) -> bool {
 
 /// A lock over all processes of this user; it ends with the value, or with the process.
 #[derive(Debug)]
-pub(super) struct FileLock {
+pub(crate) struct FileLock {
     path: PathBuf,
     file: File,
 }
 
 impl FileLock {
     /// Takes a lock unless somebody has it.
-    pub(super) fn try_take(path: &Path) -> Result<Option<Self>, FileError> {
+    pub(crate) fn try_take(path: &Path) -> Result<Option<Self>, FileError> {
         let failed = FileError::io(path);
         let file = File::options()
             .read(true)
@@ -148,7 +148,7 @@ impl FileLock {
     }
 
     /// Takes a lock, waiting for whoever has it; nothing if that takes longer than `limit`.
-    pub(super) async fn take(path: &Path, limit: Duration) -> Result<Option<Self>, FileError> {
+    pub(crate) async fn take(path: &Path, limit: Duration) -> Result<Option<Self>, FileError> {
         let end = Instant::now() + limit;
         loop {
             if let Some(lock) = Self::try_take(path)? {

@@ -41,16 +41,20 @@ use url::Url;
 
 pub use authorizer::{Account, Authorizer, Challenged, Refused};
 pub use browser::Browser;
+pub(crate) use callback::{Callback, Return};
 pub use error::AuthError;
 pub use fetch::FetchError;
 pub use files::FileError;
+pub(crate) use files::FileLock;
 pub use inbound::{TokenError, Verifier};
 pub use key::{KeyError, Keys, Protection, kept_at as key_kept_at};
 pub use keychain::KeychainError;
 pub use reach::Refusal;
 pub(crate) use reach::is_loopback;
 pub use secret::Secret;
+pub(crate) use secret::sealed;
 pub use sign_in::SignIn;
+pub(crate) use vault::Vault;
 pub use vault::VaultError;
 
 use crate::config::{ConfigError, Environment, OAuth};

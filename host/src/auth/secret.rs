@@ -30,19 +30,19 @@ impl fmt::Debug for Secret {
 }
 
 /// How a secret is written into what is encrypted next; `#[serde(with = "secret::sealed")]`.
-pub(super) mod sealed {
+pub(crate) mod sealed {
     use serde::{Deserialize, Deserializer, Serializer};
 
     use super::Secret;
 
-    pub(in crate::auth) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         secret: &Secret,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(secret.expose())
     }
 
-    pub(in crate::auth) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Secret, D::Error> {
         String::deserialize(deserializer).map(Secret::new)
@@ -50,19 +50,19 @@ pub(super) mod sealed {
 }
 
 /// The same for one that may be missing.
-pub(super) mod sealed_option {
+pub(crate) mod sealed_option {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::Secret;
 
-    pub(in crate::auth) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         secret: &Option<Secret>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         secret.as_ref().map(Secret::expose).serialize(serializer)
     }
 
-    pub(in crate::auth) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Secret>, D::Error> {
         Ok(Option::<String>::deserialize(deserializer)?.map(Secret::new))

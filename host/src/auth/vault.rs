@@ -18,7 +18,7 @@ use super::files::{self, FileError, FileLock};
 use super::grant::Grant;
 use super::key::{ID_BYTES, Key, KeyError, Keys, Protection};
 use super::register::Registration;
-use crate::lock;
+use crate::{hub, lock};
 
 /// The file begins with this, then come the key's id, the nonce and what is encrypted.
 const MAGIC: &[u8] = b"ultra tokens 1\n";
@@ -85,9 +85,12 @@ impl VaultError {
 
 /// What the file holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Records {
+pub(crate) struct Records {
     pub(super) grants: Vec<Grant>,
     pub(super) registrations: Vec<Registration>,
+    /// What the gateway's side of the Hub keeps.
+    #[serde(default)]
+    pub(crate) hub: hub::Kept,
 }
 
 impl Records {
@@ -140,7 +143,7 @@ impl Records {
 }
 
 /// The file and its key.
-pub(super) struct Vault {
+pub(crate) struct Vault {
     directory: PathBuf,
     keys: Keys,
     /// Asked for once: a keychain may ask the user each time.
@@ -148,12 +151,12 @@ pub(super) struct Vault {
 }
 
 impl Vault {
-    pub(super) fn new(directory: PathBuf, keys: Keys) -> Self {
+    pub(crate) fn new(directory: PathBuf, keys: Keys) -> Self {
         Self { directory, keys, key: Mutex::default() }
     }
 
     /// Reads all records. Blocks on the disk, and at first on the keychain.
-    pub(super) fn load(&self) -> Result<Records, VaultError> {
+    pub(crate) fn load(&self) -> Result<Records, VaultError> {
         // Nothing to decrypt, so the keychain is left alone.
         let Some(bytes) = files::read(&self.path())? else { return Ok(Records::default()) };
         let Some(key) = self.find_key()? else {
@@ -163,7 +166,7 @@ impl Vault {
     }
 
     /// Changes the records; they are durable when this returns. Blocks as [`Self::load`] does.
-    pub(super) fn update<T>(
+    pub(crate) fn update<T>(
         &self,
         change: impl FnOnce(&mut Records) -> T,
     ) -> Result<T, VaultError> {
@@ -194,7 +197,7 @@ impl Vault {
     }
 
     /// Returns the path of a lock on what concerns one server.
-    pub(super) fn lock_path(&self, what: &str, server: &str) -> Result<PathBuf, VaultError> {
+    pub(crate) fn lock_path(&self, what: &str, server: &str) -> Result<PathBuf, VaultError> {
         files::make_directory(&self.directory)?;
         let digest = Sha256::digest(server.as_bytes());
         let id: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();

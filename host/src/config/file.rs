@@ -15,7 +15,7 @@ use url::Url;
 use super::interpolate::{InterpolateError, interpolate};
 use super::yaml::{Document, Entry, Kind, Node, Position, parse};
 use super::{
-    Backend, Config, ConfigError, Endpoint, Environment, LogLevel, OAuth, Observability,
+    Backend, Config, ConfigError, Endpoint, Environment, Hub, LogLevel, OAuth, Observability,
     OtlpProtocol, PluginOverride, Plugins, Problem, Server, ServerAuth, Storage, Upstream, Warning,
     duration, search,
 };
@@ -47,6 +47,13 @@ const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
 /// With payloads of the largest size, about 3 GB.
 const RETENTION_ROWS: u64 = 100_000;
+
+/// The Hub that Ultra's makers run.
+const HUB_URL: &str = "https://hub.ultra.security";
+const SYNC_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Each look for new records is a request.
+const SYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 const ROOT: &[&str] =
     &["version", "server", "upstream", "plugins", "storage", "observability", "policy", "hub"];
@@ -83,6 +90,17 @@ const PLUGINS: &[&str] = &["directory", "disabled", "allow_refused", "overrides"
 const OVERRIDE: &[&str] = &["priority", "request", "response", "sees", "capabilities", "settings"];
 const STORAGE: &[&str] = &["backend", "path", "payload_bytes_max", "retention", "retention_rows"];
 const OBSERVABILITY: &[&str] = &["enabled", "endpoint", "protocol", "service_name", "headers"];
+
+const HUB: &[&str] = &[
+    "enabled",
+    "url",
+    "gateway_id",
+    "workspace_id",
+    "sync_interval",
+    "offline_mode",
+    "deploy_key",
+    "environment",
+];
 
 const LOG_LEVELS: &[(&str, LogLevel)] = &[
     ("debug", LogLevel::Debug),
@@ -184,7 +202,9 @@ pub(super) fn validate(
     let plugins = reader.plugins(&root);
     let storage = reader.storage(&root);
     let observability = reader.observability(&root);
-    reader.known_but_unused(&root);
+    let hub = reader.hub(&root);
+    // Documented, without an effect yet.
+    reader.mapping(root.get("policy"), root.path("policy"));
 
     let Reader { mut problems, mut warnings, secrets, .. } = reader;
     warnings.sort_by_key(|warning| (warning.line, warning.column));
@@ -201,6 +221,7 @@ pub(super) fn validate(
         plugins,
         storage,
         observability,
+        hub,
         cache_dir,
         warnings,
         secrets,
@@ -563,17 +584,41 @@ impl Reader<'_> {
         }
     }
 
-    /// `policy` and `hub` are documented and have no effect yet. What is secret in them is so already.
-    fn known_but_unused(&mut self, root: &Section<'_>) {
-        self.mapping(root.get("policy"), root.path("policy"));
-        let hub = self.mapping(root.get("hub"), root.path("hub"));
+    fn hub(&mut self, root: &Section<'_>) -> Hub {
+        let section = self.section(root.get("hub"), root.path("hub"), HUB);
+        let enabled = self.flag(&section, "enabled");
+        let replace = self.replaces(enabled != Some(false));
+        let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let url = some(self.replaced(&section, "url", replace));
+        if replace {
+            self.safe_url(&section, "url", url.as_deref(), false);
+        }
+        let sync_interval = self.duration(&section, "sync_interval").unwrap_or(SYNC_INTERVAL);
+        if sync_interval < SYNC_INTERVAL_MIN {
+            let message = "`hub.sync_interval` is shorter than a second";
+            self.problem(&section, "sync_interval", message, "such as `60s`");
+        }
+        let named = some(self.environment.get("ULTRA_DEPLOY_KEY").map(str::to_owned));
+        let deploy_key = named.or_else(|| some(self.replaced(&section, "deploy_key", replace)));
+        // Also what does not count now, and keys that this version does not know.
         let secret = |entry: &&Entry| entry.key.ends_with("_key") || entry.key.contains("token");
-        for entry in hub.entries.iter().filter(secret) {
+        for entry in section.entries.iter().filter(secret) {
             if let Kind::Scalar { text, .. } = &entry.value.kind {
                 self.secrets.push(text.clone());
             }
         }
-        self.secrets.extend(self.environment.get("ULTRA_DEPLOY_KEY").map(str::to_owned));
+        self.secrets.extend(deploy_key.clone());
+        Hub {
+            enabled,
+            url: url.unwrap_or_else(|| HUB_URL.to_owned()),
+            gateway_id: some(self.text(&section, "gateway_id")),
+            workspace_id: some(self.text(&section, "workspace_id")),
+            sync_interval,
+            offline_mode: self.flag(&section, "offline_mode").unwrap_or(false),
+            deploy_key: deploy_key.map(Secret::new),
+            environment: some(self.text(&section, "environment"))
+                .unwrap_or_else(|| "local".to_owned()),
+        }
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Config {
     pub storage: Storage,
     /// `observability`.
     pub observability: Observability,
+    /// `hub`.
+    pub hub: Hub,
     /// Directory for what can be made again, such as compiled components.
     pub cache_dir: PathBuf,
     /// What is odd about the file but no error, such as unknown keys.
@@ -391,6 +393,27 @@ pub struct Observability {
     pub service_name: String,
     /// Headers sent with every export.
     pub headers: BTreeMap<String, String>,
+}
+
+/// The Hub that the gateway is linked to.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    /// Whether records are sent. Nothing if the file does not say: then a deploy key does.
+    pub enabled: Option<bool>,
+    /// Where it is: `https`, or `http` on this machine.
+    pub url: String,
+    /// `gw_…`, as the Hub knows the gateway.
+    pub gateway_id: Option<String>,
+    /// `ws_…`, where it is linked to.
+    pub workspace_id: Option<String>,
+    /// Records are sent this often.
+    pub sync_interval: Duration,
+    /// Nothing is sent, and nothing said about it.
+    pub offline_mode: bool,
+    /// `dk_…`, of `ULTRA_DEPLOY_KEY` or of the file: lets the gateway link itself.
+    pub deploy_key: Option<Secret>,
+    /// What the gateway is for: `local`, `dev`, `prod`, or whatever people say.
+    pub environment: String,
 }
 
 /// Which OTLP.

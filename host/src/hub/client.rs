@@ -162,7 +162,8 @@ impl Client {
         self.exchange(request).await.map(|(status, _, body)| (status, body))
     }
 
-    fn join(&self, path: &str) -> Url {
+    /// Returns an address of the Hub, such as `oauth/authorize`.
+    pub(crate) fn join(&self, path: &str) -> Url {
         self.base.join(path).expect("a path of ours below a base")
     }
 

@@ -126,7 +126,7 @@ fn refresh_undoes_neither_a_sign_in_nor_a_sign_out() {
     let next = Grant { access_token: Secret::new("refreshed".into()), ..grant("a") };
     let signed_in = Grant { access_token: Secret::new("signed in".into()), ..grant("a") };
     let after = |grants: Vec<Grant>| {
-        let mut records = Records { grants, registrations: Vec::new() };
+        let mut records = Records { grants, registrations: Vec::new(), ..Records::default() };
         records.replace_grant(&grant("a"), next.clone());
         records
             .grants
@@ -148,8 +148,11 @@ fn signing_out_forgets_the_registration_with_its_last_server() {
         redirect_uri: "http://127.0.0.1:1/callback".into(),
         expires_at: None,
     };
-    let mut records =
-        Records { grants: vec![grant("a"), grant("b")], registrations: vec![registration] };
+    let mut records = Records {
+        grants: vec![grant("a"), grant("b")],
+        registrations: vec![registration],
+        ..Records::default()
+    };
 
     assert!(records.forget("a"));
     assert_eq!(records.registrations.len(), 1);

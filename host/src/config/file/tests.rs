@@ -85,7 +85,7 @@ observability:
   service_name: mine
   headers: {x-key: "${TOKEN}"}
 policy: {enabled: false, path: x}
-hub: {enabled: true, anything: [1]}
+hub: {enabled: true, url: "https://${HOST:-hub.example}", gateway_id: gw_1, workspace_id: "", sync_interval: 5m, offline_mode: true, deploy_key: "${TOKEN}", environment: prod}
 "#,
     );
 
@@ -128,6 +128,12 @@ hub: {enabled: true, anything: [1]}
     assert_eq!(config.storage.payload_bytes_max, 1 << 20);
     assert_eq!(config.storage.retention_rows, 7);
     assert_eq!(config.observability.protocol, OtlpProtocol::HttpProtobuf);
+    let hub = &config.hub;
+    assert_eq!((hub.enabled, hub.offline_mode), (Some(true), true));
+    assert_eq!((hub.url.as_str(), hub.environment.as_str()), ("https://hub.example", "prod"));
+    assert_eq!((hub.gateway_id.as_deref(), hub.workspace_id.as_deref()), (Some("gw_1"), None));
+    assert_eq!(hub.sync_interval, Duration::from_secs(300));
+    assert_eq!(hub.deploy_key.as_ref().unwrap().expose(), "s3cret-token");
 }
 
 #[test]
@@ -464,4 +470,31 @@ fn what_nobody_could_sign_in_with_is_a_problem() {
     3:13: `server.auth.issuer` cannot be `https://idp.example/?x=1` (it begins with `https://`, or on this machine with `http://`, and has no `?` or `#`)
     4:15: `server.auth.audience` cannot be `https://gw.example/mcp#x` (it begins with `https://`, or on this machine with `http://`, and has no `?` or `#`)
     ");
+}
+
+#[test]
+fn a_hub_is_where_nothing_can_leak_and_the_environments_key_beats_the_files() {
+    insta::assert_snapshot!(problems(
+        "hub:\n  url: http://hub.example\n  sync_interval: 10ms\n  enabled: perhaps\n"
+    ), @r"
+    2:8: `hub.url` cannot be `http://hub.example` (it begins with `https://`, or on this machine with `http://`, and has no `?` or `#`)
+    3:18: `hub.sync_interval` is shorter than a second (such as `60s`)
+    4:12: `hub.enabled` must be true or false (write `true` or `false`, without quotes)
+    ");
+    let hub = |text: &str, variables: &[(&'static str, &'static str)]| {
+        let home = ("HOME", "/home/ada");
+        let environment = Environment::of(variables.iter().copied().chain([home]));
+        validate(text, None, &environment, Variables::Replace).unwrap().hub
+    };
+    let key = |hub: Hub| hub.deploy_key.map(|key| key.expose().to_owned());
+    let file = "hub: {deploy_key: of-the-file}";
+
+    assert_eq!(key(hub(file, &[("ULTRA_DEPLOY_KEY", "of-all")])).as_deref(), Some("of-all"));
+    assert_eq!(key(hub(file, &[("ULTRA_DEPLOY_KEY", "")])).as_deref(), Some("of-the-file"));
+    assert_eq!(key(hub("", &[])), None);
+    // Nothing of what is switched off is looked at.
+    assert_eq!(hub("hub: {enabled: false, url: 'http://${NONE}'}", &[]).enabled, Some(false));
+    let defaults = hub("", &[]);
+    assert_eq!((defaults.enabled, defaults.url.as_str()), (None, "https://hub.ultra.security"));
+    assert_eq!((defaults.sync_interval.as_secs(), defaults.environment.as_str()), (60, "local"));
 }
