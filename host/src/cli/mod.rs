@@ -1,11 +1,15 @@
 //! The command line: arguments, dispatch, exit codes, and the only printing of errors.
 
+mod account;
 mod audit;
 mod auth;
 mod config;
 mod dashboard;
 mod demo;
 mod error;
+mod link;
+mod login;
+mod logout;
 mod metrics;
 mod output;
 mod plugins;
@@ -16,6 +20,7 @@ mod store;
 mod table;
 mod text;
 mod traces;
+mod unlink;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -58,6 +63,10 @@ enum Command {
     Auth(auth::Args),
     Plugins(plugins::Args),
     Config(config::Args),
+    Login(login::Args),
+    Logout(logout::Args),
+    Link(link::Args),
+    Unlink(unlink::Args),
     Dashboard(dashboard::Args),
 }
 
@@ -131,6 +140,10 @@ async fn dispatch(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Out
         Command::Auth(args) => auth::run(&args, explicit, environment, cwd, out).await,
         Command::Plugins(args) => plugins::run(&args, &read()?, out),
         Command::Config(args) => config::run(&args, explicit, environment, cwd, out),
+        Command::Login(args) => login::run(&args, explicit, environment, cwd, out).await,
+        Command::Logout(args) => logout::run(&args, explicit, environment, cwd, out).await,
+        Command::Link(args) => link::run(&args, explicit, environment, cwd, out).await,
+        Command::Unlink(args) => unlink::run(&args, explicit, environment, cwd, out).await,
         Command::Dashboard(args) => dashboard::run(&args, &read()?, environment, out).await,
     }
 }
