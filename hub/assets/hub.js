@@ -1,12 +1,11 @@
-// What makes pages quick: regions that are replaced by their newer self, a panel, keys, news.
-// Every page works without it.
+// Regions that are replaced by their newer self, a panel, keys, news. Pages work without.
 (() => {
 "use strict";
 const $ = (what, of = document) => of.querySelector(what);
 const all = (what, of = document) => [...of.querySelectorAll(what)];
 const say = text => { $("#status").textContent = text; };
-let asked = 0;      // The newest request for a region; answers to older ones are dropped.
-let returnTo = null; // The key of the row that the panel was opened from.
+let asked = 0; // The newest request for a region; answers to older ones are dropped.
+let returnTo;  // The key of the row that the panel was opened from.
 
 // --- Replacing
 
@@ -18,10 +17,7 @@ function morph(old, fresh) {
     old.replaceWith(fresh);
     return;
   }
-  if (old.nodeType !== 1) {
-    if (old.data !== fresh.data) old.data = fresh.data;
-    return;
-  }
+  if (old.nodeType !== 1) { if (old.data !== fresh.data) old.data = fresh.data; return; }
   if (old.isEqualNode(fresh)) {
     const fields = all("input,select,option", fresh);
     all("input,select,option", old).forEach((field, place) => keep(field, fields[place]));
@@ -65,7 +61,6 @@ async function load(href, region) {
 // Fetches a page and takes a region of it. Anything unusual is left to the browser.
 async function into(region, href, { push = true, top = false } = {}) {
   const number = ++asked;
-  document.body.setAttribute("aria-busy", "true");
   try {
     const { answer, page } = await load(href, region);
     if (number !== asked) return false;
@@ -80,7 +75,6 @@ async function into(region, href, { push = true, top = false } = {}) {
     ready();
     return true;
   } catch { if (number === asked) location.assign(href); return false; }
-  finally { document.body.removeAttribute("aria-busy"); }
 }
 
 async function follow(link) {

@@ -134,7 +134,7 @@ fn trace(number: u64, ended_ns: i64) -> Trace {
         id: Uuid::now_v7(),
         trace_id: u128::from(mixed(number, u64::MAX)) << 64 | u128::from(number),
         span_id: mixed(number + 9, u64::MAX),
-        parent_span_id: (number % 3 == 0).then_some(mixed(number, u64::MAX)),
+        parent_span_id: number.is_multiple_of(3).then_some(mixed(number, u64::MAX)),
         operation: "tool_call",
         method: "tools/call".into(),
         upstream: Some(upstream.into()),

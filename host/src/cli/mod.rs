@@ -7,6 +7,7 @@ mod config;
 mod dashboard;
 mod demo;
 mod error;
+mod hub;
 mod link;
 mod login;
 mod logout;
@@ -68,6 +69,7 @@ enum Command {
     Link(link::Args),
     Unlink(unlink::Args),
     Dashboard(dashboard::Args),
+    Hub(hub::Args),
 }
 
 /// Runs the command line. The exit code is 0 when done, 1 for the user's input, 2 for anything else.
@@ -116,11 +118,15 @@ fn hidden() -> Option<ExitCode> {
 }
 
 fn run(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Output) -> CliResult {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        // One compiles components at the start; its stack is not needed any more then.
-        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
-        .build()?;
+    let runtime = match &cli.command {
+        // Many requests at a time, most of which wait for a database.
+        Command::Hub(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
+        _ => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // One compiles components at the start; its stack is not needed any more then.
+            .thread_keep_alive(BLOCKING_KEEP_ALIVE)
+            .build()?,
+    };
     runtime.block_on(dispatch(cli, environment, cwd, out))
 }
 
@@ -145,6 +151,7 @@ async fn dispatch(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Out
         Command::Link(args) => link::run(&args, explicit, environment, cwd, out).await,
         Command::Unlink(args) => unlink::run(&args, explicit, environment, cwd, out).await,
         Command::Dashboard(args) => dashboard::run(&args, &read()?, environment, out).await,
+        Command::Hub(args) => hub::run(args, environment, out).await,
     }
 }
 

@@ -3,7 +3,9 @@
 //! No SQL, and no status but success: what goes wrong is an [`ApiError`].
 
 mod gateways;
+mod ingest;
 mod records;
+mod room;
 
 use std::sync::Arc;
 
@@ -13,6 +15,8 @@ use axum::{Json, Router};
 use http::request::Parts;
 use http::{HeaderMap, header};
 use utoipa::OpenApi;
+
+pub(crate) use room::Room;
 
 use crate::access::Ability;
 use crate::error::ApiError;
@@ -35,6 +39,7 @@ pub(crate) struct Api {
     pub(crate) events: Arc<dyn EventStore>,
     pub(crate) fleet: Arc<dyn Fleet>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) room: Arc<Room>,
 }
 
 /// The description of the API, from which it is tested.
@@ -51,6 +56,7 @@ pub(crate) struct Api {
         gateways::me,
         gateways::unlink,
         gateways::heartbeat,
+        ingest::records,
         records::gateways,
         records::gateway,
         records::traces,
@@ -100,6 +106,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/workspaces/{workspace}/servers", get(records::servers))
         .route("/workspaces/{workspace}/servers/{server}", get(records::server))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .route("/records", post(ingest::records))
         .fallback(async || ApiError::NotFound("route; see /api/openapi.json"))
         .with_state(api);
     Router::new()

@@ -16,9 +16,9 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-pub(crate) use postgres::Postgres;
+pub(crate) use postgres::{Postgres, tls as postgres_tls};
 pub(crate) use sqlite::Sqlite;
-pub(crate) use value::{FromValue, Row, Value, values};
+pub(crate) use value::{Row, Value, values};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,20 @@ pub(crate) trait Transaction: Send {
 
     /// Inserts many rows at once; returns how many were new.
     async fn insert(&mut self, table: &Table, rows: Vec<Vec<Value>>) -> Result<u64, DbError>;
+
+    /// Inserts those of many rows whose key is not there yet; returns for each whether it was.
+    ///
+    /// `key` are the columns of the table's unique key, counted from 0. What stands in
+    /// [`Table::conflict`] must do nothing. Of equal rows at most one counts as new.
+    async fn insert_new(
+        &mut self,
+        table: &Table,
+        key: &[usize],
+        rows: Vec<Vec<Value>>,
+    ) -> Result<Vec<bool>, DbError>;
+
+    /// Runs statements without parameters, such as those that change the schema.
+    async fn batch(&mut self, sql: &str) -> Result<(), DbError>;
 
     /// Makes it durable.
     async fn commit(self: Box<Self>) -> Result<(), DbError>;

@@ -1,5 +1,6 @@
 //! The Hub's database in PostgreSQL.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::time::Duration;
 
@@ -127,28 +128,38 @@ impl Transaction for PostgresTransaction {
     }
 
     async fn insert(&mut self, table: &Table, rows: Vec<Vec<Value>>) -> Result<u64, DbError> {
-        let names: Vec<_> = table.columns.iter().map(|(name, _)| *name).collect();
-        let arrays = table.columns.iter().enumerate();
-        let arrays: Vec<_> =
-            arrays.map(|(at, (_, of))| format!("${}::{}[]", at + 1, name(*of))).collect();
-        let sql = format!(
-            "INSERT INTO {} ({}) SELECT * FROM UNNEST({}) {}",
-            table.name,
-            names.join(", "),
-            arrays.join(", "),
-            table.conflict
-        );
-        let mut columns = vec![Vec::with_capacity(rows.len()); table.columns.len()];
-        for row in rows {
-            for (column, value) in columns.iter_mut().zip(row) {
-                column.push(value);
-            }
-        }
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+        let columns = columns(table, rows);
+        let client = self.client();
+        let statement = client.prepare_cached(&insertion(table)).await.map_err(failed)?;
+        client.execute(&statement, &arrays(&columns)).await.map_err(failed)
+    }
+
+    async fn insert_new(
+        &mut self,
+        table: &Table,
+        key: &[usize],
+        rows: Vec<Vec<Value>>,
+    ) -> Result<Vec<bool>, DbError> {
+        let names: Vec<_> = key.iter().map(|column| table.columns[*column].0).collect();
+        let sql = format!("{} RETURNING {}", insertion(table), names.join(", "));
+        let (count, columns) = (rows.len(), columns(table, rows));
         let client = self.client();
         let statement = client.prepare_cached(&sql).await.map_err(failed)?;
-        client.execute(&statement, &parameters).await.map_err(failed)
+        let inserted = client.query(&statement, &arrays(&columns)).await.map_err(failed)?;
+        if inserted.len() == count {
+            return Ok(vec![true; count]);
+        }
+        let inserted = inserted.iter().map(|found| row(found).map(|row| key_text(row.0.iter())));
+        let mut inserted: HashSet<String> = inserted.collect::<Result<_, _>>()?;
+        let is_new = |at| {
+            let values = key.iter().map(|column: &usize| &columns[*column][at]);
+            inserted.remove(&key_text(values))
+        };
+        Ok((0..count).map(is_new).collect())
+    }
+
+    async fn batch(&mut self, sql: &str) -> Result<(), DbError> {
+        self.client().batch_execute(sql).await.map_err(failed)
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), DbError> {
@@ -157,6 +168,41 @@ impl Transaction for PostgresTransaction {
         drop(self.client.take());
         Ok(())
     }
+}
+
+/// Returns the statement that inserts an array for each column.
+fn insertion(table: &Table) -> String {
+    let names: Vec<_> = table.columns.iter().map(|(name, _)| *name).collect();
+    let arrays = table.columns.iter().enumerate();
+    let arrays: Vec<_> =
+        arrays.map(|(at, (_, of))| format!("${}::{}[]", at + 1, name(*of))).collect();
+    format!(
+        "INSERT INTO {} ({}) SELECT * FROM UNNEST({}) {}",
+        table.name,
+        names.join(", "),
+        arrays.join(", "),
+        table.conflict
+    )
+}
+
+fn columns(table: &Table, rows: Vec<Vec<Value>>) -> Vec<Vec<Value>> {
+    let column = || Vec::with_capacity(rows.len());
+    let mut columns: Vec<Vec<Value>> = table.columns.iter().map(|_| column()).collect();
+    for row in rows {
+        for (column, value) in columns.iter_mut().zip(row) {
+            column.push(value);
+        }
+    }
+    columns
+}
+
+fn arrays(columns: &[Vec<Value>]) -> Vec<&(dyn ToSql + Sync)> {
+    columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect()
+}
+
+/// Returns a text that is the same for equal keys only.
+fn key_text<'a>(values: impl Iterator<Item = &'a Value>) -> String {
+    values.map(|value| format!("{value:?} ")).collect()
 }
 
 fn name(of: Type) -> &'static str {

@@ -183,6 +183,16 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn insert(&mut self, table: &Table, rows: Vec<Vec<Value>>) -> Result<u64, DbError> {
+        let new = self.insert_new(table, &[], rows).await?;
+        Ok(new.into_iter().filter(|new| *new).count() as u64)
+    }
+
+    async fn insert_new(
+        &mut self,
+        table: &Table,
+        _key: &[usize],
+        rows: Vec<Vec<Value>>,
+    ) -> Result<Vec<bool>, DbError> {
         let names: Vec<_> = table.columns.iter().map(|(name, _)| *name).collect();
         let places: Vec<_> = (1..=names.len()).map(|number| format!("?{number}")).collect();
         let sql = format!(
@@ -194,13 +204,15 @@ impl Transaction for SqliteTransaction {
         );
         self.run(move |connection| {
             let mut statement = connection.prepare_cached(&sql)?;
-            let mut inserted = 0;
-            for row in &rows {
-                inserted += statement.execute(params_from_iter(row))? as u64;
-            }
-            Ok(inserted)
+            let insert = |row: &Vec<Value>| Ok(statement.execute(params_from_iter(row))? > 0);
+            rows.iter().map(insert).collect()
         })
         .await
+    }
+
+    async fn batch(&mut self, sql: &str) -> Result<(), DbError> {
+        let sql = sql.to_owned();
+        self.run(move |connection| connection.execute_batch(&sql)).await
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), DbError> {

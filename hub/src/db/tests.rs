@@ -87,6 +87,33 @@ async fn many_rows_are_inserted_once() {
 }
 
 #[tokio::test]
+async fn rows_that_are_there_already_are_told_from_new_ones() {
+    let table = Table {
+        name: "teams",
+        columns: &[
+            ("id", Type::Int),
+            ("organization", Type::Int),
+            ("name", Type::Text),
+            ("created_ms", Type::Int),
+        ],
+        conflict: "ON CONFLICT DO NOTHING",
+    };
+    for test in TestDatabase::each().await {
+        organization(&*test.database).await;
+        let rows = |ids: &[i64]| {
+            ids.iter().map(|id| values![*id, 1_i64, format!("{id}"), 0_i64].into()).collect()
+        };
+        let mut transaction = test.database.begin().await.unwrap();
+
+        let first = transaction.insert_new(&table, &[0], rows(&[1, 2])).await.unwrap();
+        let second = transaction.insert_new(&table, &[0], rows(&[3, 1, 4, 4])).await.unwrap();
+
+        assert_eq!(first, [true, true]);
+        assert_eq!(second, [true, false, true, false]);
+    }
+}
+
+#[tokio::test]
 async fn what_is_there_already_is_said() {
     for test in TestDatabase::each().await {
         organization(&*test.database).await;

@@ -3,6 +3,12 @@
 //! [`Records`] is what pages read: from the Hub's database, or from one gateway's own. [`EventStore`] is
 //! where gateways' records go; a database made for events can take the place of the one in `sql`.
 
+mod labels;
+mod lines;
+pub(crate) mod retention;
+mod spans;
+pub(crate) mod sql;
+
 use async_trait::async_trait;
 use serde::Serialize;
 use ultra_store::{AuditOutcome, Severity, Status};
@@ -338,3 +344,6 @@ pub(crate) struct ClientUse {
     pub(crate) client: String,
     pub(crate) usage: Usage,
 }
+
+#[cfg(test)]
+mod tests;

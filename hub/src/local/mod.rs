@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,8 @@ pub(crate) use gate::LocalGate;
 pub(crate) use records::LocalRecords;
 
 use crate::access::{Entry, Role};
+use crate::error::ApiError;
+use crate::events::GatewayLabel;
 use crate::id::{GatewayId, OrganizationId, WorkspaceId};
 use crate::server::Server;
 use crate::web::{self, Web};
@@ -33,6 +37,9 @@ use crate::wire::Host;
 
 /// At the end, answers under way have this long. Pages that listen for news would stay for ever.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Until the head of an answer: files and news begin at once and may go on.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// The one gateway there is. All that share the database are shown as one.
 const GATEWAY: i64 = 1;
@@ -91,7 +98,8 @@ pub async fn dashboard(options: Options) -> Result<Dashboard, DashboardError> {
     if !options.address.ip().to_canonical().is_loopback() {
         return Err(DashboardError::NotLoopback(options.address));
     }
-    let records = LocalRecords::open(&options.database, &options.host)?;
+    let label = GatewayLabel { id: gateway(), name: name(&options.host), owner: None };
+    let records = LocalRecords::open(&options.database, label)?;
     let fleet = LocalFleet::open(&options.database, options.host)?;
     let failed = |source| DashboardError::Listen { address: options.address, source };
     let listener = TcpListener::bind(options.address).await.map_err(failed)?;
@@ -104,6 +112,7 @@ pub async fn dashboard(options: Options) -> Result<Dashboard, DashboardError> {
         .route("/open", get(gate::open))
         .with_state(Arc::clone(&gate))
         .merge(web::router(web))
+        .layer(from_fn(deadline))
         .layer(from_fn_with_state(gate, gate::guard))
         .layer(from_fn(web::headers));
     Ok(Dashboard { listener, router, url: format!("http://{address}/open?key={key}") })
@@ -126,6 +135,13 @@ impl Dashboard {
             () = server.serve(self.listener, shutdown.clone()) => {}
             () = late => {}
         }
+    }
+}
+
+async fn deadline(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(ANSWER_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => web::failure(None, &ApiError::Unavailable { retry_s: 10 }),
     }
 }
 

@@ -18,7 +18,6 @@ use crate::events::{
     ServerDetail, ServerUse, SessionKey, TraceDetail, TraceLine, TraceQuery, Usage,
 };
 use crate::id::{GatewayId, WorkspaceId};
-use crate::wire::Host;
 
 /// A look over all traces is good for so long: pages ask for the same again and again.
 const SURVEY_AGE_MAX: Duration = Duration::from_secs(5);
@@ -41,9 +40,8 @@ pub(crate) struct LocalRecords {
 }
 
 impl LocalRecords {
-    /// Opens a database that exists.
-    pub(crate) fn open(database: &Path, host: &Host) -> Result<Self, StoreError> {
-        let gateway = GatewayLabel { id: super::gateway(), name: super::name(host), owner: None };
+    /// Opens a database that exists. All of it is said to be of this gateway.
+    pub(crate) fn open(database: &Path, gateway: GatewayLabel) -> Result<Self, StoreError> {
         let reader = Arc::new(SqliteReader::open(database)?);
         Ok(Self { reader, gateway, surveys: Mutex::default() })
     }
@@ -299,9 +297,10 @@ impl Records for LocalRecords {
         let more = found.len() > limit;
         found.truncate(limit);
         let last = found.last().map(|row| row.seq).filter(|_| more);
-        let rows: Vec<_> =
-            found.into_iter().map(|row| self.audit_line(row)).collect::<Found<_>>()?;
+        let lines = found.into_iter().map(|row| self.audit_line(row));
+        let mut rows = lines.collect::<Found<Vec<_>>>()?;
         let next = last.zip(rows.last()).map(|(seq, line)| cursor(seq, line.at_ns));
+        rows.sort_by_key(|line| std::cmp::Reverse((line.at_ns, line.id)));
         Ok(Page { rows, next })
     }
 

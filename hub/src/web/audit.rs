@@ -175,7 +175,7 @@ pub(super) async fn query(site: &Site, visit: &Visit) -> Result<(Filters, AuditQ
     let event_type = filters.one("type", "Type", types);
     let outcome = filters.one("outcome", "Outcome", words(&OUTCOMES));
     let severity = filters.one("severity", "Severity", words(&SEVERITIES));
-    let upstream = filters.one("server", "Server", same(&choices.upstreams));
+    let upstream = filters.one("upstream", "Server", same(&choices.upstreams));
     let action = filters.one("name", "Tool or resource", same(&choices.names));
     let client = filters.one("client", "Client", same(&choices.clients));
     let users = choices.users.iter().map(|(id, name)| (id.to_string(), name.clone()));

@@ -123,7 +123,7 @@ impl fmt::Display for Count {
             f.write_str("−")?;
         }
         for (place, digit) in digits.char_indices() {
-            if place > 0 && (digits.len() - place) % 3 == 0 {
+            if place > 0 && (digits.len() - place).is_multiple_of(3) {
                 // A narrow space that does not break.
                 f.write_str("\u{202f}")?;
             }

@@ -8,7 +8,7 @@ use axum::response::Response;
 use askama::Template;
 
 use self::panel::Panel;
-pub(self) use super::address::Address;
+use super::address::Address;
 use super::figures::{Count, When};
 use super::filters::{Filters, same};
 use super::text::Text;

@@ -18,6 +18,10 @@ mod live;
 pub(crate) mod people;
 mod servers;
 mod session;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod text;
 mod traces;
 mod visit;

@@ -141,7 +141,7 @@ async fn detail_page(site: &Site, visit: &Visit) -> Result<Response, ApiError> {
     } else {
         None
     };
-    let list = visit.page("traces").and("server", name);
+    let list = visit.page("traces").and("upstream", name);
     let next = page.as_ref().and_then(|page| page.next);
     let rows = page.map(|page| page.rows).unwrap_or_default();
     let picked = |tab: &'static str, label| Pick {
@@ -185,7 +185,7 @@ fn ranges(visit: &Visit) -> Vec<Pick> {
 }
 
 fn parts(visit: &Visit, detail: &ServerDetail, tab: &str) -> Vec<Part> {
-    let traces = || visit.page("traces").and("server", &detail.server.upstream);
+    let traces = || visit.page("traces").and("upstream", &detail.server.upstream);
     let part = |name: &str, note, href: Option<Address>, usage: &Usage| Part {
         name: Text::from(name),
         note,

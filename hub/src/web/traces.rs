@@ -221,7 +221,7 @@ pub(super) async fn query(site: &Site, visit: &Visit) -> Result<(Filters, TraceQ
     let mut filters = Filters::new(&visit.address);
     let known = OPERATIONS.map(|(value, label)| (value.to_owned(), label.to_owned()));
     let operation = filters.one("operation", "Operation", known);
-    let upstream = filters.one("server", "Server", same(&choices.upstreams));
+    let upstream = filters.one("upstream", "Server", same(&choices.upstreams));
     let name = filters.one("name", "Tool or resource", same(&choices.names));
     let statuses = [("success", "Success"), ("error", "Error")];
     let statuses = statuses.map(|(value, label)| (value.to_owned(), label.to_owned()));

@@ -80,7 +80,7 @@ impl Panel {
         let when = |at_ms| When::from_ms(at_ms, visit.now_ms);
         let of = |page: &str| {
             let path = format!("/w/{}/{page}", line.workspace);
-            super::Address::new(path)
+            super::super::Address::new(path)
         };
         let setup = &found.setup;
         let managed = match (setup.servers_managed, setup.servers_total) {
@@ -160,8 +160,9 @@ fn clients(visit: &Visit, found: &GatewayDetail, used: Vec<ClientUse>) -> Vec<Cl
         let active_ms = report.and_then(|report| report.active_unix_ms).unwrap_or(0).max(last_ms);
         let (name, version) = client.client.rsplit_once('/').unwrap_or((&client.client, ""));
         let traces = format!("/w/{}/traces", found.line.workspace);
-        let traces =
-            super::Address::new(traces).and("gateway", found.line.id).and("client", &client.client);
+        let traces = super::super::Address::new(traces)
+            .and("gateway", found.line.id)
+            .and("client", &client.client);
         let shown = Client {
             name: Text::from(name),
             version: reported(version),
@@ -197,7 +198,7 @@ fn principal(report: &ClientReport) -> String {
 }
 
 fn server(visit: &Visit, found: &GatewayDetail, upstream: &UpstreamReport) -> Server {
-    let page = super::Address::new(format!("/w/{}/server", found.line.workspace));
+    let page = super::super::Address::new(format!("/w/{}/server", found.line.workspace));
     let (state, state_word) = match upstream.state.as_str() {
         "ready" => ("online", "Ready"),
         "starting" => ("pending", "Starting"),

@@ -1,0 +1,245 @@
+//! Records in the Hub's own database: SQLite or PostgreSQL.
+
+mod append;
+mod audit;
+mod disk;
+mod partitions;
+mod queue;
+mod retain;
+mod rollup;
+mod search;
+mod series;
+mod streams;
+mod tables;
+mod traces;
+mod usage;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::spawn_blocking;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use self::append::ReadBatch;
+use self::disk::Disk;
+use self::partitions::Partitions;
+use self::queue::{Lane, Queue};
+use self::series::KnownSeries;
+use self::writer::{Job, Writer};
+use super::{
+    AppendError, AuditLine, AuditQuery, Batch, Choices, ClientUse, EventStore, Found, Gaps, Origin,
+    Page, Records, ServerDetail, ServerUse, SessionKey, TraceDetail, TraceLine, TraceQuery, lines,
+};
+use crate::db::{Database, DbError, Row};
+use crate::id::{GatewayId, WorkspaceId};
+use crate::wire::{Acknowledgement, StreamState};
+
+pub(crate) use self::disk::FreeSpace;
+
+/// A batch whose last record is younger is of what happens now.
+const LIVE_NS: i64 = 10 * 60 * 1_000_000_000;
+
+/// A batch with so few records is stored at once, however old they are.
+const SMALL_RECORDS: u64 = 50;
+
+/// Batches of a lane whose lines are read at the same time.
+const READING_MAX: usize = 2;
+
+/// What a store of events is told.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    /// The directory of the database's file, if it is one.
+    pub(crate) directory: Option<PathBuf>,
+    /// How much of its disk stays free.
+    pub(crate) free: FreeSpace,
+}
+
+/// Records in a database.
+#[derive(Debug)]
+pub(crate) struct SqlEvents {
+    database: Arc<dyn Database>,
+    writer: Arc<Writer>,
+    queue: Arc<Queue<Job>>,
+    disk: Option<Disk>,
+    reading_live: Semaphore,
+    reading_backlog: Semaphore,
+}
+
+impl SqlEvents {
+    /// Makes the tables of the next days, and starts the tasks that write. They end when this is dropped
+    /// and what was taken is stored.
+    pub(crate) async fn open(
+        database: Arc<dyn Database>,
+        options: Options,
+        tasks: &TaskTracker,
+    ) -> Result<Self, DbError> {
+        let dialect = database.dialect();
+        let partitions = Partitions::new(dialect);
+        partitions.prepare_ahead(&*database).await;
+        let queue = Arc::new(Queue::new(writer::portions(dialect)));
+        let writer = Arc::new(Writer {
+            database: Arc::clone(&database),
+            queue: Arc::clone(&queue),
+            known: KnownSeries::default(),
+            partitions,
+        });
+        for _ in 0..writer::writers(dialect) {
+            tasks.spawn(Arc::clone(&writer).run());
+        }
+        Ok(Self {
+            database,
+            writer,
+            queue,
+            disk: options.directory.map(|directory| Disk::new(directory, options.free)),
+            reading_live: Semaphore::new(READING_MAX),
+            reading_backlog: Semaphore::new(READING_MAX),
+        })
+    }
+
+    async fn take(&self, origin: Origin, batch: Batch) -> Result<Acknowledgement, AppendError> {
+        append::check(&batch.head)?;
+        if self.disk.as_ref().is_some_and(|disk| !disk.has_room()) {
+            return Err(AppendError::Full);
+        }
+        let (lane, reading) = match lane(&batch) {
+            Lane::Live => (Lane::Live, &self.reading_live),
+            Lane::Backlog => (Lane::Backlog, &self.reading_backlog),
+        };
+        let count = batch.head.count;
+        let ticket = self.queue.admit(lane, count, batch.lines.len()).ok_or(AppendError::Full)?;
+        let permit = reading.acquire().await.map_err(stopped)?;
+        let batch = spawn_blocking(move || read(origin, batch)).await.map_err(stopped)??;
+        drop(permit);
+        let (reply, answer) = oneshot::channel();
+        self.queue.push(lane, count, Job { batch, reply, ticket });
+        answer.await.map_err(stopped)?
+    }
+}
+
+#[async_trait]
+impl Records for SqlEvents {
+    async fn traces(&self, workspace: WorkspaceId, query: &TraceQuery) -> Found<Page<TraceLine>> {
+        traces::page(&*self.database, workspace, query).await
+    }
+
+    async fn trace(&self, workspace: WorkspaceId, id: Uuid) -> Found<Option<TraceDetail>> {
+        traces::detail(&*self.database, workspace, id).await
+    }
+
+    async fn session(
+        &self,
+        workspace: WorkspaceId,
+        of: &SessionKey,
+        limit: u32,
+    ) -> Found<Vec<TraceLine>> {
+        traces::session(&*self.database, workspace, of, limit).await
+    }
+
+    async fn audit_events(
+        &self,
+        workspace: WorkspaceId,
+        query: &AuditQuery,
+    ) -> Found<Page<AuditLine>> {
+        audit::page(&*self.database, workspace, query).await
+    }
+
+    async fn audit_event(&self, workspace: WorkspaceId, id: Uuid) -> Found<Option<AuditLine>> {
+        audit::event(&*self.database, workspace, id).await
+    }
+
+    async fn choices(&self, workspace: WorkspaceId, since_ns: i64) -> Found<Choices> {
+        usage::choices(&*self.database, workspace, since_ns).await
+    }
+
+    async fn servers(&self, workspace: WorkspaceId, since_ns: i64) -> Found<Vec<ServerUse>> {
+        usage::servers(&*self.database, workspace, since_ns).await
+    }
+
+    async fn server(
+        &self,
+        workspace: WorkspaceId,
+        upstream: &str,
+        since_ns: i64,
+    ) -> Found<Option<ServerDetail>> {
+        usage::server(&*self.database, workspace, upstream, since_ns).await
+    }
+
+    async fn clients(&self, workspace: WorkspaceId, gateway: GatewayId) -> Found<Vec<ClientUse>> {
+        usage::clients(&*self.database, workspace, gateway).await
+    }
+
+    async fn revision(&self, workspace: WorkspaceId) -> Found<i64> {
+        streams::revision(&*self.database, workspace).await
+    }
+}
+
+#[async_trait]
+impl EventStore for SqlEvents {
+    async fn append(&self, origin: Origin, batch: Batch) -> Result<Acknowledgement, AppendError> {
+        self.take(origin, batch).await
+    }
+
+    async fn streams(&self, gateway: GatewayId, database: Option<&str>) -> Found<Vec<StreamState>> {
+        streams::states(&*self.database, gateway, database).await
+    }
+
+    async fn leave_out(&self, gateway: GatewayId, before: &[StreamState]) -> Found<()> {
+        streams::leave_out(&*self.database, gateway, before).await
+    }
+
+    async fn retain(&self, traces_from_ns: i64, audit_from_ns: i64) -> Found<u64> {
+        let partitions = &self.writer.partitions;
+        partitions.prepare_ahead(&*self.database).await;
+        retain::some(&*self.database, partitions, traces_from_ns, audit_from_ns).await
+    }
+
+    async fn verify(&self, gateway: GatewayId) -> Found<Vec<Gaps>> {
+        streams::verify(&*self.database, gateway).await
+    }
+}
+
+impl Drop for SqlEvents {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+fn lane(batch: &Batch) -> Lane {
+    let live_from = batch.received_ms.saturating_mul(1_000_000).saturating_sub(LIVE_NS);
+    let is_small = batch.head.count <= SMALL_RECORDS;
+    if is_small || lines::last_ns(&batch.lines).is_some_and(|at_ns| at_ns >= live_from) {
+        Lane::Live
+    } else {
+        Lane::Backlog
+    }
+}
+
+fn read(origin: Origin, batch: Batch) -> Result<ReadBatch, AppendError> {
+    let head = batch.head;
+    if lines::split(&batch.lines).count() as u64 != head.count {
+        let reason = "there are not as many lines as the head says";
+        return Err(AppendError::Invalid { reason });
+    }
+    let lines = lines::read(head.kind, head.first, &batch.lines);
+    Ok(ReadBatch { origin, head, lines, received_ms: batch.received_ms })
+}
+
+/// The program ends, or a task panicked, which was reported where it happened.
+fn stopped(error: impl std::error::Error + Send + Sync + 'static) -> AppendError {
+    AppendError::Database(DbError::Unavailable { source: error.into() })
+}
+
+/// Returns the numbers in the first column.
+fn row_ids(rows: &[Row]) -> Result<Vec<i64>, DbError> {
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Reads 16 bytes as an id.
+fn uuid(row: &Row, column: usize) -> Result<Uuid, DbError> {
+    let bytes: Vec<u8> = row.get(column)?;
+    Uuid::from_slice(&bytes).map_err(|_| DbError::Column { column })
+}

@@ -1,0 +1,171 @@
+//! Deleting what is too old: whole days in PostgreSQL, a few rows at a time everywhere else.
+
+use super::partitions::{self, DAY_NS, Partitions};
+use super::search::day_start;
+use crate::db::{Database, DbError, Dialect, Value, values};
+use crate::events::Found;
+use crate::wire::RecordKind;
+
+/// Rows deleted at a time: some 20 ms in which SQLite stores nothing.
+const ROWS_MAX: i64 = 500;
+
+/// Dropping a table waits so long for readers, and those who come meanwhile wait too.
+const LOCK_WAIT_MS: u64 = 500;
+
+/// Records that are further ahead than this have a wrong clock: they go by when the Hub took them.
+const AHEAD_NS: i64 = 2 * DAY_NS;
+
+/// Deletes some of what is older than these times; returns how many rows, none when nothing is left.
+pub(super) async fn some(
+    database: &dyn Database,
+    partitions: &Partitions,
+    traces_from_ns: i64,
+    audit_from_ns: i64,
+) -> Found<u64> {
+    for (kind, from_ns) in
+        [(RecordKind::Traces, traces_from_ns), (RecordKind::Audit, audit_from_ns)]
+    {
+        let deleted = match database.dialect() {
+            Dialect::Postgres => {
+                // Days go as a whole, and what sums them up goes with them.
+                let from_ns = day_start(from_ns);
+                let dropped = drop_day(database, partitions, kind, from_ns).await?;
+                if dropped > 0 {
+                    return Ok(dropped);
+                }
+                delete_records(database, kind, "_odd", from_ns).await?
+                    + delete_sums(database, kind, from_ns).await?
+            }
+            Dialect::Sqlite => {
+                delete_records(database, kind, "", from_ns).await?
+                    + delete_sums(database, kind, from_ns).await?
+            }
+        };
+        if deleted > 0 {
+            return Ok(deleted);
+        }
+    }
+    let sql = "DELETE FROM rejected WHERE (gateway, database_id, kind, seq) IN (
+        SELECT gateway, database_id, kind, seq FROM rejected WHERE received_ms < $1 LIMIT $2)";
+    let from_ms = traces_from_ns.min(audit_from_ns) / 1_000_000;
+    database.execute(sql, &values![from_ms, ROWS_MAX]).await
+}
+
+/// Drops the table of the oldest day, if all of it is too old; returns how many rows it had, more or less.
+async fn drop_day(
+    database: &dyn Database,
+    partitions: &Partitions,
+    kind: RecordKind,
+    from_ns: i64,
+) -> Found<u64> {
+    let mut dropped = 0;
+    // Each in a transaction of its own: with one lock at a time nobody waits in a circle. Lines go
+    // last, so that this goes on where it was interrupted.
+    for table in partitions::tables(kind).iter().rev() {
+        let days = partitions::days(database, table).await?;
+        let Some(day) = days.first().copied().filter(|day| (day + 1) * DAY_NS <= from_ns) else {
+            continue;
+        };
+        let name = partitions::name(table, day);
+        let sql = "SELECT CAST(reltuples AS BIGINT) FROM pg_class WHERE relname = $1";
+        let rows = database.row(sql, &values![&name]).await?;
+        let rows: i64 = rows.map_or(Ok(0), |row| row.get(0))?;
+        let mut transaction = database.begin().await?;
+        let sql = format!("SET LOCAL lock_timeout = {LOCK_WAIT_MS}; DROP TABLE IF EXISTS {name}");
+        transaction.batch(&sql).await?;
+        transaction.commit().await?;
+        partitions.forget(table, day);
+        tracing::info!(db.table = name, "a day that is too old was dropped");
+        dropped = rows.max(1) as u64;
+    }
+    Ok(dropped)
+}
+
+/// Deletes some records of one workspace.
+async fn delete_records(
+    database: &dyn Database,
+    kind: RecordKind,
+    suffix: &str,
+    from_ns: i64,
+) -> Found<u64> {
+    let now_ns = partitions::now_ns();
+    for workspace in workspaces(database).await? {
+        // Two conditions, and for each of them the key is an index.
+        let old = ("at_ns < $2 AND CAST($3 AS BIGINT) IS NOT NULL", from_ns, 0);
+        let ahead = (
+            "at_ns >= $2 AND received_ms < $3",
+            now_ns.saturating_add(AHEAD_NS),
+            from_ns / 1_000_000,
+        );
+        for (condition, at_ns, received_ms) in [old, ahead] {
+            let parameters = values![workspace, at_ns, received_ms, ROWS_MAX];
+            let deleted = delete(database, kind, suffix, condition, &parameters).await?;
+            if deleted > 0 {
+                return Ok(deleted);
+            }
+        }
+    }
+    Ok(0)
+}
+
+async fn delete(
+    database: &dyn Database,
+    kind: RecordKind,
+    suffix: &str,
+    condition: &str,
+    parameters: &[Value],
+) -> Found<u64> {
+    let lines = match kind {
+        RecordKind::Traces => "traces",
+        RecordKind::Audit => "audit_events",
+    };
+    let found = format!(
+        "SELECT at_ns, id FROM {lines}{suffix} WHERE workspace = $1 AND {condition}
+         ORDER BY at_ns, id LIMIT $4"
+    );
+    // Most of the time there is nothing, and then nobody has to wait for this.
+    if database.row(&found, parameters).await?.is_none() {
+        return Ok(0);
+    }
+    let mut transaction = database.begin().await?;
+    if kind == RecordKind::Traces {
+        let sql = format!(
+            "DELETE FROM trace_details{suffix} WHERE workspace = $1 AND (id, at_ns) IN (
+                SELECT id, at_ns FROM ({found}) found)"
+        );
+        transaction.execute(&sql, parameters).await?;
+    }
+    let sql =
+        format!("DELETE FROM {lines}{suffix} WHERE workspace = $1 AND (at_ns, id) IN ({found})");
+    let deleted = transaction.execute(&sql, parameters).await?;
+    transaction.commit().await?;
+    Ok(deleted)
+}
+
+/// Deletes some of what sums up records that are no longer there.
+async fn delete_sums(
+    database: &dyn Database,
+    kind: RecordKind,
+    from_ns: i64,
+) -> Result<u64, DbError> {
+    let series = "DELETE FROM series WHERE (workspace, id) IN (
+        SELECT workspace, id FROM series WHERE last_ns < $1 AND kind = $2 LIMIT $3)";
+    let mut deleted = database.execute(series, &values![from_ns, kind.as_str(), ROWS_MAX]).await?;
+    if kind == RecordKind::Traces {
+        let hour = super::rollup::hour(from_ns);
+        for (table, last) in [("tool_usage", "name"), ("gateway_usage", "gateway")] {
+            let sql = format!(
+                "DELETE FROM {table} WHERE (workspace, upstream, hour, {last}) IN (
+                    SELECT workspace, upstream, hour, {last} FROM {table} WHERE hour < $1 LIMIT $2)"
+            );
+            deleted += database.execute(&sql, &values![hour, ROWS_MAX]).await?;
+        }
+    }
+    Ok(deleted)
+}
+
+/// Returns the workspaces that have records.
+async fn workspaces(database: &dyn Database) -> Found<Vec<i64>> {
+    let rows = database.rows("SELECT DISTINCT workspace FROM series", &[]).await?;
+    super::row_ids(&rows)
+}

@@ -1,0 +1,6 @@
+//! The pages, over a real database and through the real routes.
+
+mod dom;
+mod exports;
+mod hostile;
+mod lists;

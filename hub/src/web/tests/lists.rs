@@ -1,0 +1,479 @@
+//! Lists: filters, order, places, what is opened beside them.
+
+use http::StatusCode;
+use ultra_store::{AuditOutcome, Severity, Status, Trace};
+
+use super::super::testing::{Plan, Site, WORKSPACE, event, gateway, trace};
+use super::dom::{elements, link, texts};
+use crate::access::Role;
+use crate::fleet::{Facets, State};
+use crate::wire::{ClientReport, UpstreamReport};
+
+fn names(html: &str) -> Vec<String> {
+    texts(html, "open")
+}
+
+fn mixed() -> Vec<Trace> {
+    vec![
+        trace(1, "read"),
+        Trace { upstream: Some("git".into()), ..trace(2, "log") },
+        Trace { status: Status::Error, error: Some("gone".to_owned()), ..trace(3, "write") },
+        Trace { operation: "resource_read", ..trace(4, "file:///a") },
+        Trace { principal: "cursor/2".into(), session_id: "session-2".into(), ..trace(5, "find") },
+        trace(100_000, "old"),
+    ]
+}
+
+#[tokio::test]
+async fn every_filter_of_traces_narrows_the_list() {
+    let site = Site::with(mixed(), Vec::new());
+
+    let cases: [(&str, &[&str]); 12] = [
+        ("", &["read", "log", "write", "file:///a", "find", "old"]),
+        ("upstream=git", &["log"]),
+        ("status=error", &["write"]),
+        ("operation=resource_read", &["file:///a"]),
+        ("client=cursor%2F2", &["find"]),
+        ("name=read", &["read"]),
+        ("session=session-2", &["find"]),
+        ("range=24h&upstream=files", &["read", "write", "file:///a", "find"]),
+        ("until=2020-01-01T00:00", &[]),
+        ("trace=00000000000000000000000000002002", &["log"]),
+        ("user=usr_0000000000001", &[]),
+        ("status=&name=read&range=", &["read"]),
+    ];
+    for (query, expected) in cases {
+        let html = site.page(&format!("traces?{query}")).await.ok();
+
+        assert_eq!(names(&html), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn every_filter_of_audit_events_narrows_the_list() {
+    let mut denied = event(2, "write");
+    denied.event_type = "policy_deny";
+    denied.outcome = AuditOutcome::Deny;
+    denied.severity = Severity::Critical;
+    denied.reason = Some("not here".to_owned());
+    let mut other = event(3, "find");
+    other.upstream = Some("git".into());
+    other.principal = "cursor/2".into();
+    let site = Site::with(Vec::new(), vec![event(1, "read"), denied, other]);
+
+    let cases: [(&str, &[&str]); 8] = [
+        ("", &["read", "write", "find"]),
+        ("type=policy_deny", &["write"]),
+        ("outcome=deny", &["write"]),
+        ("severity=critical", &["write"]),
+        ("upstream=git", &["find"]),
+        ("client=cursor%2F2", &["find"]),
+        ("name=read", &["read"]),
+        ("since=2099-01-01T00:00", &[]),
+    ];
+    for (query, expected) in cases {
+        let html = site.page(&format!("audit?{query}")).await.ok();
+
+        assert_eq!(names(&html), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_filter_that_makes_no_sense_is_said_to() {
+    let site = Site::with(mixed(), Vec::new());
+
+    let cases = [
+        ("traces?status=maybe", "`status` is `success` or `error`"),
+        ("traces?range=1y", "`range` is one of `1h`, `24h`, `7d`, `30d`"),
+        ("traces?since=yesterday", "such as `2026-11-20T10:00`"),
+        ("traces?after=x", "begin at its top"),
+        ("audit?outcome=x", "`success`, `failure`, `error`, `deny`, `canceled`"),
+        ("gateways?state=x", "`online`, `idle`, `offline`, `pending`"),
+        ("gateways?sort=x", "`sort` is one of"),
+        ("servers?range=x", "`range` is one of"),
+    ];
+    for (path, expected) in cases {
+        let answer = site.page(path).await;
+
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+        let body = answer.body.replace("&#39;", "'");
+        assert!(body.contains(expected), "{path}: {body}");
+        assert!(body.contains("<a href=\"?\">"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn chips_say_what_is_set_and_take_it_away() {
+    let site = Site::with(mixed(), Vec::new());
+
+    let html = site.page("traces?status=error&upstream=files&after_all=1").await.ok();
+
+    assert_eq!(texts(&html, "chip"), ["Serverfiles", "StatusError"]);
+    let chips = elements(&html).into_iter().filter(|of| {
+        of.get("aria-label").is_some_and(|label| label.starts_with("Remove the filter"))
+    });
+    let hrefs: Vec<_> = chips.map(|of| of.get("href").unwrap().to_owned()).collect();
+    assert!(hrefs[0].ends_with("/traces?status=error&after_all=1"), "{hrefs:?}");
+    assert!(hrefs[1].ends_with("/traces?upstream=files&after_all=1"), "{hrefs:?}");
+    let chosen: Vec<_> =
+        elements(&html).into_iter().filter(|of| of.get("selected").is_some()).collect();
+    assert_eq!(chosen.len(), 2);
+}
+
+#[tokio::test]
+async fn leafing_meets_every_row_once() {
+    let traces = (0..120).map(|number| trace(500 - number, &format!("tool-{number}"))).collect();
+    let site = Site::with(traces, Vec::new());
+
+    let mut met = Vec::new();
+    let mut path = Some(format!("/w/{WORKSPACE}/traces?status=success"));
+    let mut pages = 0;
+    while let Some(at) = path {
+        let html = site.get(&at, &[]).await.ok();
+        met.extend(names(&html));
+        path = link(&html, "Older");
+        pages += 1;
+        // What comes meanwhile moves nothing.
+        site.record(vec![trace(0, &format!("new-{pages}"))], Vec::new());
+    }
+
+    let expected: Vec<_> = (0..120).rev().map(|number| format!("tool-{number}")).collect();
+    assert_eq!(met, expected);
+    assert_eq!(pages, 3);
+}
+
+#[tokio::test]
+async fn a_trace_is_opened_beside_the_list_and_on_its_own_page() {
+    let site = Site::with(mixed(), Vec::new());
+    let id = trace(3, "").id;
+
+    let beside = site.page(&format!("traces?status=error&panel={id}")).await.ok();
+    let alone = site.page(&format!("traces/{id}")).await.ok();
+
+    for html in [&beside, &alone] {
+        assert!(html.contains("gone"), "the error is there");
+        assert!(html.contains("<span class=\"j-key\">&#34;path&#34;</span>"), "{html}");
+        assert!(html.contains("00000000000000000000000000002003"), "the trace id is there");
+        let session =
+            format!("/w/{WORKSPACE}/session?gateway=gw_0000000000001&#38;session=session-1");
+        assert!(html.contains(&session), "{html}");
+    }
+    assert_eq!(texts(&beside, "opened").len(), 1);
+    let closes = elements(&beside).into_iter().find(|of| of.get("data-close").is_some()).unwrap();
+    assert!(closes.get("href").unwrap().ends_with("/traces?status=error"));
+}
+
+#[tokio::test]
+async fn the_panel_alone_comes_without_the_list() {
+    let site = Site::with(mixed(), Vec::new());
+    let path = format!("/w/{WORKSPACE}/traces?panel={}", trace(3, "").id);
+
+    let html = site.get(&path, &[("ultra-region", "panel")]).await.ok();
+
+    assert!(names(&html).is_empty());
+    assert_eq!(texts(&html, "panel").len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found() {
+    let site = Site::with(mixed(), vec![event(1, "read")]);
+
+    let id = "00000000-0000-0000-0000-00000000ffff";
+    for path in [
+        format!("traces/{id}"),
+        format!("traces?panel={id}"),
+        "traces?panel=x".to_owned(),
+        format!("traces/{id}/json"),
+        format!("audit/{id}"),
+        "gateways?panel=gw_0000000000009".to_owned(),
+        "server?name=nobody".to_owned(),
+        "session?gateway=gw_0000000000001&session=none".to_owned(),
+        "session?gateway=gw_0000000000009&session=session-1".to_owned(),
+        "export/traces.xml".to_owned(),
+        "export/secrets.csv".to_owned(),
+    ] {
+        let answer = site.page(&path).await;
+
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
+    }
+    let elsewhere = site.get("/w/ws_0000000000009/traces", &[]).await;
+    assert_eq!(elsewhere.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_workspace_shows_its_own_records_only() {
+    let site = Site::with(mixed(), vec![event(1, "read")]);
+
+    for path in ["traces", "audit", "servers", "gateways"] {
+        let html = site.get(&format!("/w/ws_0000000000002/{path}"), &[]).await.ok();
+
+        assert!(names(&html).is_empty(), "{path}");
+    }
+    let trace = format!("/w/ws_0000000000002/traces/{}", trace(1, "").id);
+    assert_eq!(site.get(&trace, &[]).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn whoever_only_links_sees_nothing() {
+    let mut plan = Plan::default();
+    plan.viewing.entries[0].role = Role::Beacon;
+    let site = plan.build();
+
+    for path in ["traces", "audit", "servers", "gateways", "live", "export/traces.csv"] {
+        assert_eq!(site.page(path).await.status, StatusCode::FORBIDDEN, "{path}");
+    }
+}
+
+fn fleet() -> Plan {
+    let mut fleet = vec![
+        gateway(1, "laptop", State::Online),
+        gateway(2, "build-1", State::Idle),
+        gateway(3, "build-2", State::Offline),
+        gateway(4, "fresh", State::Pending),
+    ];
+    fleet[1].line.host.os = "macos".to_owned();
+    fleet[2].line.host.version = "0.0.9".to_owned();
+    fleet[2].line.host.environment = "prod".to_owned();
+    let facets = Facets {
+        versions: vec!["0.1.0".to_owned(), "0.0.9".to_owned()],
+        systems: vec!["linux".to_owned(), "macos".to_owned()],
+        kinds: vec!["personal".to_owned()],
+        environments: vec!["local".to_owned(), "prod".to_owned()],
+        owners: Vec::new(),
+    };
+    Plan { gateways: fleet, facets, ..Plan::default() }
+}
+
+#[tokio::test]
+async fn every_filter_of_gateways_narrows_the_list() {
+    let site = fleet().build();
+
+    let cases: [(&str, &[&str]); 9] = [
+        ("", &["build-1", "build-2", "fresh", "laptop"]),
+        ("state=online", &["laptop"]),
+        ("state=online&state=idle", &["build-1", "laptop"]),
+        ("version=0.0.9", &["build-2"]),
+        ("os=macos", &["build-1"]),
+        ("environment=prod&state=offline", &["build-2"]),
+        ("type=server", &[]),
+        ("search=BUILD", &["build-1", "build-2"]),
+        ("sort=name&order=desc", &["laptop", "fresh", "build-2", "build-1"]),
+    ];
+    for (query, expected) in cases {
+        let html = site.page(&format!("gateways?{query}")).await.ok();
+
+        assert_eq!(names(&html), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_count_of_gateways_is_a_filter_on_their_state() {
+    let site = fleet().build();
+
+    let html = site.page("gateways?state=idle&search=build").await.ok();
+
+    let tally = |word: &str| {
+        let mut all = elements(&html).into_iter().filter(|of| of.name == "a");
+        all.find(|of| of.text.starts_with(word)).unwrap()
+    };
+    // The counts do not depend on the state that is chosen.
+    assert_eq!(tally("All").text, "All2");
+    assert_eq!(tally("Idle").text, "Idle1");
+    assert_eq!(tally("Offline").text, "Offline1");
+    assert_eq!(tally("Idle").get("aria-current"), Some("true"));
+    assert!(tally("Idle").get("href").unwrap().ends_with("gateways?search=build"));
+    let offline = tally("Offline");
+    assert!(offline.get("href").unwrap().ends_with("?state=idle&search=build&state=offline"));
+}
+
+#[tokio::test]
+async fn gateways_are_leafed_through_in_every_order() {
+    let gateways: Vec<_> =
+        (1..=250).map(|number| gateway(number, &format!("g{number:03}"), State::Online)).collect();
+    let site = Plan { gateways, ..Plan::default() }.build();
+
+    for sort in ["name", "seen", "version", "state", "workspace"] {
+        let mut met = Vec::new();
+        let mut path = Some(format!("/w/{WORKSPACE}/gateways?sort={sort}&order=desc"));
+        while let Some(at) = path {
+            let html = site.get(&at, &[]).await.ok();
+            assert!(html.len() < 100 * 1024, "{} bytes", html.len());
+            met.extend(names(&html));
+            path = link(&html, "Next page");
+        }
+        met.sort();
+        met.dedup();
+        assert_eq!(met.len(), 250, "{sort}");
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_is_shown_with_what_it_reported_and_what_not() {
+    let mut plan = fleet();
+    let laptop = &mut plan.gateways[0];
+    laptop.setup.servers_managed = Some(2);
+    laptop.setup.servers_total = Some(5);
+    laptop.clients = vec![
+        ClientReport {
+            name: "claude".to_owned(),
+            version: "1.2".to_owned(),
+            managed: Some(true),
+            active_unix_ms: None,
+        },
+        ClientReport {
+            name: "idle-editor".to_owned(),
+            version: String::new(),
+            managed: None,
+            active_unix_ms: None,
+        },
+    ];
+    laptop.upstreams = vec![UpstreamReport {
+        name: "files".to_owned(),
+        state: "waiting".to_owned(),
+        server: None,
+        transport: Some("stdio".to_owned()),
+        tools: 4,
+        error: Some("it ended with code 1".to_owned()),
+    }];
+    let site = plan.build();
+    site.record(vec![trace(1, "read"), trace(2, "read")], Vec::new());
+
+    let html = site.page("gateways?panel=gw_0000000000001").await.ok();
+
+    let all = elements(&html);
+    let fact = |name: &str| {
+        let mut facts = all.iter().filter(|of| of.name == "div" && of.text.starts_with(name));
+        facts.next_back().unwrap().text[name.len()..].trim().to_owned()
+    };
+    assert_eq!(fact("Fully managed servers"), "2 / 5");
+    assert_eq!(fact("Enforcement profile"), "not reported");
+    assert_eq!(fact("Last configuration scan"), "not reported");
+    assert_eq!(fact("Drift events"), "not reported");
+    assert_eq!(fact("Waiting to be sent"), "3 records");
+    let rows: Vec<_> = all.iter().filter(|of| of.name == "tr").map(|of| of.text.as_str()).collect();
+    assert!(rows.iter().any(|row| row.starts_with("claudeyes1.22")), "{rows:?}");
+    assert!(rows.contains(&"idle-editornot reportednot reported0not reported"), "{rows:?}");
+    assert!(rows.contains(&"filesit ended with code 1Waitingnot reportedstdio4"), "{rows:?}");
+    assert_eq!(names(&html).len(), 4, "the list stays");
+}
+
+#[tokio::test]
+async fn only_who_may_is_offered_to_unlink() {
+    let cases = [
+        (Role::Admin, "Ann", true),
+        (Role::Member, "Ann", true),
+        (Role::Member, "Bob", false),
+        (Role::Viewer, "Ann", false),
+    ];
+    for (role, owner, expected) in cases {
+        let mut plan = fleet();
+        plan.viewing.entries[0].role = role;
+        plan.gateways[0].line.owner = Some(owner.to_owned());
+        let site = plan.build();
+
+        let html = site.page("gateways?panel=gw_0000000000001").await.ok();
+
+        let form = elements(&html).into_iter().find(|of| {
+            let own = format!("/w/{WORKSPACE}/gateways/gw_0000000000001/unlink");
+            of.get("action") == Some(&*own)
+        });
+        assert_eq!(form.is_some(), expected, "{role} {owner}");
+        assert_eq!(
+            html.matches("name=\"csrf\" value=\"a-token\"").count(),
+            1 + 2 * usize::from(expected)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_drawn_with_calls_beside_each_other() {
+    let second = 1_000_000_000;
+    let begun = trace(60, "").started_unix_ns;
+    let call = |number: u64, start: i64, duration: u64| Trace {
+        started_unix_ns: begun + start,
+        duration_ns: duration,
+        ..trace(number, &format!("tool-{number}"))
+    };
+    // Stored in the order in which they end.
+    let traces = vec![call(2, second, second as u64), call(1, 0, 4 * second as u64)];
+    let site = Site::with(traces, Vec::new());
+
+    let html = site.page("session?gateway=gw_0000000000001&session=session-1").await.ok();
+
+    assert_eq!(names(&html), ["tool-1", "tool-2"]);
+    let bars: Vec<_> = elements(&html)
+        .into_iter()
+        .filter(|of| of.name == "rect" && of.get("height") == Some("12"))
+        .collect();
+    let place = |bar: &super::dom::Element| {
+        (bar.get("x").unwrap().to_owned(), bar.get("width").unwrap().to_owned())
+    };
+    let drawn: Vec<_> = bars.iter().map(place).collect();
+    assert_eq!(drawn[0], ("0.00%".to_owned(), "100.00%".to_owned()));
+    assert_eq!(drawn[1], ("25.00%".to_owned(), "25.00%".to_owned()));
+    assert!(!html.contains("style="), "the policy forbids it");
+}
+
+#[tokio::test]
+async fn a_server_is_shown_by_tools_gateways_and_requests() {
+    let site = Site::with(mixed(), Vec::new());
+
+    let list = site.page("servers").await.ok();
+    let tools = site.page("server?name=files").await.ok();
+    let gateways = site.page("server?name=files&tab=gateways").await.ok();
+    let requests = site.page("server?name=files&tab=requests").await.ok();
+
+    assert_eq!(names(&list), ["files", "git"]);
+    assert_eq!(names(&tools), ["file:///a", "find", "old", "read", "write"]);
+    assert!(tools.contains("80 %"), "{tools}");
+    assert_eq!(names(&gateways), ["laptop"]);
+    assert_eq!(names(&requests), ["read", "write", "file:///a", "find", "old"]);
+}
+
+#[tokio::test]
+async fn an_empty_list_says_what_to_run() {
+    let site = Plan::default().build();
+
+    for (path, expected) in [
+        ("traces", "ultra start"),
+        ("audit", "ultra start"),
+        ("gateways", "ultra link"),
+        ("servers", "ultra status"),
+    ] {
+        assert!(site.page(path).await.ok().contains(expected), "{path}");
+    }
+    let filtered = site.page("traces?status=error").await.ok();
+    assert!(filtered.contains("Remove all filters"), "{filtered}");
+}
+
+#[tokio::test]
+async fn pages_allow_nothing_from_elsewhere() {
+    let site = Plan::default().build();
+
+    let page = site.page("traces").await;
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"));
+    assert!(policy.ends_with("frame-ancestors 'none'"), "{policy}");
+    assert_eq!(page.headers["cache-control"], "no-store");
+    assert_eq!(page.headers["x-content-type-options"], "nosniff");
+    for of in elements(&page.body) {
+        for name in ["src", "href", "action"] {
+            let local = of.get(name).is_none_or(|to| to.starts_with(['/', '#', '?']));
+            assert!(local, "{of:?}");
+        }
+        assert!(!of.attributes.iter().any(|(name, _)| name.starts_with("on") || name == "style"));
+    }
+    let style = elements(&page.body).into_iter().find(|of| of.get("rel") == Some("stylesheet"));
+    let style = site.get(style.unwrap().get("href").unwrap(), &[]).await;
+    assert_eq!(style.headers["cache-control"], "public, max-age=31536000, immutable");
+}
+
+#[tokio::test]
+async fn the_first_page_is_that_of_the_first_workspace() {
+    let site = Plan::default().build();
+
+    let answer = site.get("/", &[]).await;
+
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    assert_eq!(answer.location(), format!("/w/{WORKSPACE}/gateways"));
+}
