@@ -107,6 +107,11 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Whether two texts are equal, in a time that does not tell where they differ.
+pub(crate) fn equal(a: &str, b: &str) -> bool {
+    Sha256::digest(a.as_bytes()) == Sha256::digest(b.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
