@@ -114,7 +114,6 @@ pub(crate) struct Table {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Type {
     Int,
-    Float,
     Text,
     Bytes,
 }

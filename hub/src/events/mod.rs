@@ -125,10 +125,14 @@ pub(crate) enum AppendError {
 }
 
 /// What is missing of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Gaps {
     pub(crate) stream: StreamState,
+    /// Numbers below the last one that did not come yet.
+    #[schema(value_type = Vec<Vec<i64>>)]
     pub(crate) missing: Vec<Span>,
+    /// Numbers that will never come, because the gateway has them no more.
+    #[schema(value_type = Vec<Vec<i64>>)]
     pub(crate) lost: Vec<Span>,
 }
 
@@ -293,7 +297,6 @@ pub(crate) struct AuditLine {
 /// What there is to filter by.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Choices {
-    pub(crate) operations: Vec<String>,
     pub(crate) upstreams: Vec<String>,
     pub(crate) names: Vec<String>,
     pub(crate) clients: Vec<String>,
