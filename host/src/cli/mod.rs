@@ -1,5 +1,6 @@
 //! The command line: arguments, dispatch, exit codes, and the only printing of errors.
 
+mod account;
 mod audit;
 mod auth;
 mod config;
@@ -7,6 +8,9 @@ mod dashboard;
 mod demo;
 mod error;
 mod hub;
+mod link;
+mod login;
+mod logout;
 mod metrics;
 mod output;
 mod plugins;
@@ -17,6 +21,7 @@ mod store;
 mod table;
 mod text;
 mod traces;
+mod unlink;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -59,6 +64,10 @@ enum Command {
     Auth(auth::Args),
     Plugins(plugins::Args),
     Config(config::Args),
+    Login(login::Args),
+    Logout(logout::Args),
+    Link(link::Args),
+    Unlink(unlink::Args),
     Dashboard(dashboard::Args),
     Hub(hub::Args),
 }
@@ -137,6 +146,10 @@ async fn dispatch(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Out
         Command::Auth(args) => auth::run(&args, explicit, environment, cwd, out).await,
         Command::Plugins(args) => plugins::run(&args, &read()?, out),
         Command::Config(args) => config::run(&args, explicit, environment, cwd, out),
+        Command::Login(args) => login::run(&args, explicit, environment, cwd, out).await,
+        Command::Logout(args) => logout::run(&args, explicit, environment, cwd, out).await,
+        Command::Link(args) => link::run(&args, explicit, environment, cwd, out).await,
+        Command::Unlink(args) => unlink::run(&args, explicit, environment, cwd, out).await,
         Command::Dashboard(args) => dashboard::run(&args, &read()?, environment, out).await,
         Command::Hub(args) => hub::run(args, environment, out).await,
     }

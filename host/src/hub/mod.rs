@@ -12,7 +12,7 @@ mod machine;
 mod testing;
 
 pub(crate) use client::{Client, ClientError};
-pub(crate) use credentials::{Account, Credentials, CredentialsError, Kept, Link};
+pub(crate) use credentials::{Credentials, CredentialsError, Kept, Link};
 pub(crate) use deploy::{AutoLink, DeployError, link_by_key};
 pub(crate) use grant::{GrantError, Login, revoke};
 pub(crate) use linking::{History, LinkError, Membership, clear_config, link, write_config};
