@@ -271,7 +271,7 @@ async fn an_empty_list_says_what_to_run() {
         ("traces", "ultra start"),
         ("audit", "ultra start"),
         ("gateways", "ultra link"),
-        ("servers", "ultra status"),
+        ("servers", "ultra servers"),
     ] {
         assert!(site.page(path).await.ok().contains(expected), "{path}");
     }
