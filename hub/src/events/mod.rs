@@ -297,6 +297,7 @@ pub(crate) struct AuditLine {
 /// What there is to filter by.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Choices {
+    pub(crate) operations: Vec<String>,
     pub(crate) upstreams: Vec<String>,
     pub(crate) names: Vec<String>,
     pub(crate) clients: Vec<String>,

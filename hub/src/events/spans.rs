@@ -182,7 +182,9 @@ mod tests {
             }
             let expanded: Vec<i64> = set.as_slice().iter().flat_map(|s| s.0..=s.1).collect();
             assert_eq!(expanded, Vec::from_iter(numbers.iter().copied()));
-            let has = |number| set.as_slice().iter().any(|(first, last)| (*first..=*last).contains(&number));
+            let has = |number| {
+                set.as_slice().iter().any(|(first, last)| (*first..=*last).contains(&number))
+            };
             assert!((1..140).all(|number| has(number) == numbers.contains(&number)));
             let apart = set.as_slice().windows(2).all(|pair| pair[0].1 + 1 < pair[1].0);
             assert!(apart, "{set:?}");

@@ -345,6 +345,7 @@ impl Records for LocalRecords {
             names.entry(name.clone()).or_default().calls += of.calls;
         }
         Ok(Choices {
+            operations: most_used(&survey.operations),
             upstreams: most_used(&servers),
             names: most_used(&names),
             clients: most_used(&survey.clients),

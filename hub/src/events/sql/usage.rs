@@ -33,6 +33,7 @@ pub(super) async fn choices(
     let gateways = database.rows(GATEWAY_CHOICES, &since).await?;
     let users = database.rows(USER_CHOICES, &since).await?;
     Ok(Choices {
+        operations: texts(database, &of_traces("operation"), &since).await?,
         upstreams: texts(database, &of_both("upstream"), &since).await?,
         names: texts(database, &of_traces("name"), &since).await?,
         clients: texts(database, &of_both("client"), &since).await?,
