@@ -149,6 +149,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         rush,
         subject: None,
         exporter: exporter.clone(),
+        clients: Arc::default(),
     };
     audit::record_gateway(&store, audit::Event::ServerStart);
     let measuring = async {
