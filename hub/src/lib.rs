@@ -14,8 +14,11 @@ pub mod local;
 mod people;
 mod router;
 pub mod secret;
+mod serve;
 mod server;
 mod web;
 pub mod wire;
 
 pub use people::{MailError, OidcOptions, Options as PeopleOptions, OptionsError, ProviderError};
+pub use serve::{Hub, OpenError, Options, Storage};
+pub use server::TlsError;

@@ -1,7 +1,7 @@
 //! `ultra hub serve`: opens the database, puts the parts together, and serves until told to stop.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use crate::api::{self, Api, ingest};
-use crate::db::{Database, DbError, Postgres, Sqlite};
-use crate::events::{EventStore, Records, SqlEvents, retention};
+use crate::api::{Api, Room};
+use crate::db::{self, Database, DbError, Postgres, Sqlite};
+use crate::events::sql::{self, SqlEvents};
+use crate::events::{EventStore, Records, retention};
 use crate::fleet::{Fleet, Links, Presence, SqlFleet, Uptime};
 use crate::people::{self, HubGate, People};
 use crate::router;
@@ -81,6 +82,7 @@ pub struct Hub {
     server: Server,
     retention: retention::Ages,
     public_url: Url,
+    tasks: TaskTracker,
 }
 
 impl Hub {
@@ -92,16 +94,17 @@ impl Hub {
     pub async fn open(options: Options, address: SocketAddr) -> Result<Self, OpenError> {
         let database: Arc<dyn Database> = match &options.storage {
             Storage::Sqlite(path) => Arc::new(Sqlite::open(path).await?),
-            Storage::Postgres(url) => Arc::new(Postgres::open(url, crate::db::tls()).await?),
+            Storage::Postgres(url) => Arc::new(Postgres::open(url, db::postgres_tls()).await?),
         };
         let tls = options.tls.map(|(chain, key)| Certificates::load(&chain, &key)).transpose()?;
         let public_url = options.public_url.unwrap_or_else(|| own_url(address, tls.is_some()));
-        let people = Arc::new(People::new(
-            Arc::clone(&database),
-            options.people,
-            public_url.clone(),
-        )?);
-        let events: Arc<dyn EventStore> = Arc::new(SqlEvents::new(Arc::clone(&database), options.storage.path()));
+        let people =
+            Arc::new(People::new(Arc::clone(&database), options.people, public_url.clone())?);
+        let tasks = TaskTracker::new();
+        let directory = options.storage.directory();
+        let store = sql::Options { directory, ..sql::Options::default() };
+        let events = SqlEvents::open(Arc::clone(&database), store, &tasks).await?;
+        let events: Arc<dyn EventStore> = Arc::new(events);
         let uptime = Arc::new(Uptime::begin(&*database).await?);
         let fleet: Arc<dyn Fleet> = Arc::new(SqlFleet::new(Arc::clone(&database), uptime));
         let presence = Arc::new(Presence::new(Arc::clone(&database)));
@@ -114,7 +117,7 @@ impl Hub {
             events: Arc::clone(&events),
             fleet: Arc::clone(&fleet),
             metrics,
-            ingest: Arc::new(ingest::Limits::default()),
+            room: Arc::new(Room::default()),
         };
         let web = Web {
             gate: Arc::new(HubGate::new(Arc::clone(&people))),
@@ -123,20 +126,17 @@ impl Hub {
         };
         let router = router::hub(api, web, Arc::clone(&database));
         Ok(Self {
-            server: Server {
-                router,
-                tls: tls.map(Arc::new),
-                behind_proxy: options.behind_proxy,
-            },
+            server: Server { router, tls: tls.map(Arc::new), behind_proxy: options.behind_proxy },
             retention: retention::Ages {
                 traces: options.trace_retention,
-                audit_events: options.audit_retention,
+                audit: options.audit_retention,
             },
             database,
             people,
             presence,
             events,
             public_url,
+            tasks,
         })
     }
 
@@ -145,8 +145,8 @@ impl Hub {
         &self.public_url
     }
 
-    /// Returns the link by which the first person sets the Hub up, as long as nobody did. The ones
-    /// before it die.
+    /// Returns the link by which the first person sets the Hub up, as long as nobody did. All that were
+    /// printed work until then, or for a week.
     ///
     /// # Errors
     ///
@@ -157,23 +157,25 @@ impl Hub {
 
     /// Serves until `shutdown`; what is under way then may end.
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
-        let tasks = TaskTracker::new();
+        let Self { database, people, presence, events, server, retention, tasks, .. } = self;
+        let background = [
+            tokio::spawn(Uptime::keep(database)),
+            tokio::spawn(retention::run(Arc::clone(&events), retention, shutdown.clone())),
+            tokio::spawn(people::sweep(Arc::clone(&people))),
+        ];
         // What is gathered is written when no request can add to it any more.
         let served = CancellationToken::new();
-        let presence = Arc::clone(&self.presence);
         let written = served.clone();
         tasks.spawn(async move { presence.keep(written).await });
-        let background = [
-            tokio::spawn(Uptime::keep(Arc::clone(&self.database))),
-            tokio::spawn(retention::keep(Arc::clone(&self.events), self.retention)),
-            tokio::spawn(people::sweep(Arc::clone(&self.people))),
-        ];
-        self.server.serve(listener, shutdown).await;
+        server.serve(listener, shutdown).await;
         served.cancel();
-        tasks.close();
         for task in background {
             task.abort();
         }
+        people.finish().await;
+        // The tasks that write records end with the last one who can hand them some.
+        drop(events);
+        tasks.close();
         if tokio::time::timeout(LAST_WRITE, tasks.wait()).await.is_err() {
             tracing::warn!("the last heartbeats could not be written in time");
         }
@@ -187,9 +189,10 @@ fn own_url(address: SocketAddr, tls: bool) -> Url {
 }
 
 impl Storage {
-    fn path(&self) -> Option<PathBuf> {
+    /// Where the file is, if it is one.
+    fn directory(&self) -> Option<PathBuf> {
         match self {
-            Self::Sqlite(path) => Some(path.clone()),
+            Self::Sqlite(path) => path.parent().map(Path::to_path_buf),
             Self::Postgres(_) => None,
         }
     }

@@ -111,7 +111,9 @@ async fn serve(args: Serve, environment: &Environment, out: &mut Output) -> CliR
     super::stop_at_signals(&shutdown)?;
     out.line(&format!("The Hub serves {}", hub.public_url()))?;
     if let Some(url) = hub.setup_url().await.map_err(|error| CliError::other(&error))? {
-        out.line(&format!("Nobody has set it up yet. Open this link, which works once:\n\n    {url}\n"))?;
+        out.line(&format!(
+            "Nobody has set it up yet. Open this link, which works once:\n\n    {url}\n"
+        ))?;
     }
     out.flush()?;
     hub.serve(listener, shutdown).await;

@@ -1,11 +1,16 @@
 //! The command line: arguments, dispatch, exit codes, and the only printing of errors.
 
+mod account;
 mod audit;
 mod auth;
 mod config;
 mod dashboard;
 mod demo;
 mod error;
+mod hub;
+mod link;
+mod login;
+mod logout;
 mod metrics;
 mod output;
 mod plugins;
@@ -16,6 +21,7 @@ mod store;
 mod table;
 mod text;
 mod traces;
+mod unlink;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -58,7 +64,12 @@ enum Command {
     Auth(auth::Args),
     Plugins(plugins::Args),
     Config(config::Args),
+    Login(login::Args),
+    Logout(logout::Args),
+    Link(link::Args),
+    Unlink(unlink::Args),
     Dashboard(dashboard::Args),
+    Hub(hub::Args),
 }
 
 /// Runs the command line. The exit code is 0 when done, 1 for the user's input, 2 for anything else.
@@ -107,11 +118,15 @@ fn hidden() -> Option<ExitCode> {
 }
 
 fn run(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Output) -> CliResult {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        // One compiles components at the start; its stack is not needed any more then.
-        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
-        .build()?;
+    let runtime = match &cli.command {
+        // Many requests at a time, most of which wait for a database.
+        Command::Hub(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
+        _ => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // One compiles components at the start; its stack is not needed any more then.
+            .thread_keep_alive(BLOCKING_KEEP_ALIVE)
+            .build()?,
+    };
     runtime.block_on(dispatch(cli, environment, cwd, out))
 }
 
@@ -131,7 +146,12 @@ async fn dispatch(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Out
         Command::Auth(args) => auth::run(&args, explicit, environment, cwd, out).await,
         Command::Plugins(args) => plugins::run(&args, &read()?, out),
         Command::Config(args) => config::run(&args, explicit, environment, cwd, out),
+        Command::Login(args) => login::run(&args, explicit, environment, cwd, out).await,
+        Command::Logout(args) => logout::run(&args, explicit, environment, cwd, out).await,
+        Command::Link(args) => link::run(&args, explicit, environment, cwd, out).await,
+        Command::Unlink(args) => unlink::run(&args, explicit, environment, cwd, out).await,
         Command::Dashboard(args) => dashboard::run(&args, &read()?, environment, out).await,
+        Command::Hub(args) => hub::run(args, environment, out).await,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Colours only where a person looks, and never with `NO_COLOR`. What comes from upstreams and clients
 //! passes [`clean`](super::text::clean) first: a tool's name must not move the cursor.
 
-use std::io::{BufWriter, IsTerminal, Write};
+use std::io::{BufRead, BufWriter, IsTerminal, Read, Write};
 
 use serde::Serialize;
 
@@ -11,6 +11,9 @@ use super::error::CliError;
 use super::table::{Cell, Layout, Paint, Table};
 use super::text::clean;
 use crate::config::Environment;
+
+/// Nobody types more.
+const ANSWER_BYTES_MAX: u64 = 4096;
 
 /// The two streams of a command.
 pub(crate) struct Output {
@@ -123,6 +126,31 @@ impl Output {
         self.flush()?;
         let label = Paint::Dim.apply("hint:", self.stderr.colours);
         Ok(writeln!(self.stderr.writer, "{label} {}", clean(text))?)
+    }
+
+    /// Asks somebody at the terminal; nothing if nobody answers.
+    pub(crate) fn ask(&mut self, question: &str) -> Result<Option<String>, CliError> {
+        self.flush()?;
+        write!(self.stderr.writer, "{}", clean(question))?;
+        self.stderr.writer.flush()?;
+        let mut answer = String::new();
+        let bytes = std::io::stdin().lock().take(ANSWER_BYTES_MAX).read_line(&mut answer)?;
+        if bytes == 0 {
+            writeln!(self.stderr.writer)?;
+            return Ok(None);
+        }
+        Ok(Some(answer.trim().to_owned()))
+    }
+
+    /// Asks whether something shall be done. Where nobody can be asked, that is an error: `flag` does
+    /// not ask.
+    pub(crate) fn confirm(&mut self, question: &str, flag: &str) -> Result<bool, CliError> {
+        if !std::io::stdin().is_terminal() {
+            let message = format!("nobody can be asked: {question}");
+            return Err(CliError::user(message).hint(format!("`{flag}` does it without asking")));
+        }
+        let answer = self.ask(&format!("{question} [y/N] "))?.unwrap_or_default();
+        Ok(["y", "yes"].contains(&answer.to_lowercase().as_str()))
     }
 
     /// Says why a command failed. Nothing is left to try if that fails too.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, ClientError};
-use super::grant::{self, GrantError};
+use super::grant::{self, GrantError, Tokens};
 use crate::auth::{FileError, FileLock, Options, Secret, Vault, VaultError, sealed};
 
 /// A token is renewed when this much of its life is left: a command that takes a moment to get there
@@ -130,12 +130,24 @@ impl Credentials {
     }
 
     /// Keeps who has signed in, in the place of whoever had before.
-    pub(crate) async fn keep_account(&self, account: Account) -> Result<(), CredentialsError> {
+    pub(super) async fn keep_account(&self, account: Account) -> Result<(), CredentialsError> {
         self.change(|kept| {
             kept.accounts.retain(|known| known.hub != account.hub);
             kept.accounts.push(account);
         })
         .await
+    }
+
+    /// Keeps the tokens of whoever has just signed in; returns the one for requests.
+    pub(crate) async fn keep_tokens(
+        &self,
+        client: &Client,
+        tokens: Tokens,
+    ) -> Result<Secret, CredentialsError> {
+        let account = tokens.account(client.url().to_string(), now_s());
+        let token = account.access_token.clone();
+        self.keep_account(account).await?;
+        Ok(token)
     }
 
     /// Forgets who has signed in to a Hub; returns who it was.
@@ -302,7 +314,7 @@ impl Account {
 }
 
 /// Returns seconds since 1970 UTC.
-pub(super) fn now_s() -> u64 {
+fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

@@ -37,6 +37,9 @@ pub(crate) enum DeployError {
     /// What is kept cannot be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// What the database has cannot be read.
+    #[error(transparent)]
+    Store(#[from] ultra_store::StoreError),
     /// The Hub does not do it, or what it gives cannot be kept.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -62,12 +65,8 @@ pub(crate) async fn link_by_key(auto: AutoLink<'_>) -> Result<Link, DeployError>
     if let Membership::Linked(known) = Membership::of(config, client, credentials).await? {
         return Ok(known);
     }
-    let request = LinkRequest {
-        workspace: None,
-        name: host.hostname.clone(),
-        host,
-        before: history.streams,
-    };
+    let request =
+        LinkRequest { workspace: None, name: host.hostname.clone(), host, before: history.streams };
     let until = history.until_unix_ns;
     let linked = link(client, credentials, key, Some(found_by), &request, until).await?;
     let Link { name, workspace, .. } = &linked;

@@ -55,11 +55,8 @@ impl History {
         let database = reader.database_id()?;
         let kinds = [(RecordKind::Traces, last.trace), (RecordKind::Audit, last.audit_event)];
         let some = kinds.into_iter().filter(|(_, last)| *last > 0);
-        let stream = |(kind, last)| StreamState {
-            database: database.clone(),
-            kind,
-            spans: vec![(1, last)],
-        };
+        let stream =
+            |(kind, last)| StreamState { database: database.clone(), kind, spans: vec![(1, last)] };
         Ok(Self { streams: some.map(stream).collect(), last, until_unix_ns })
     }
 }
@@ -145,8 +142,8 @@ pub(super) fn lookup(key: &Secret) -> Option<i64> {
 /// Writes a link into a config file. With no link it only finds out whether that could be done.
 pub(crate) fn write_config(path: &Path, link: Option<&Link>) -> Result<(), EditError> {
     let mut file = ConfigFile::open(path)?;
-    let (gateway, workspace) = link
-        .map_or(("gw_", "ws_"), |link| (link.gateway_id.as_str(), link.workspace_id.as_str()));
+    let (gateway, workspace) =
+        link.map_or(("gw_", "ws_"), |link| (link.gateway_id.as_str(), link.workspace_id.as_str()));
     file.set(&["hub", "enabled"], &Value::Bool(true))?;
     file.set(&["hub", "gateway_id"], &gateway.into())?;
     file.set(&["hub", "workspace_id"], &workspace.into())?;

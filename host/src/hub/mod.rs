@@ -2,6 +2,7 @@
 //!
 //! Never on a call's path: what is here runs in commands, or on a thread of its own.
 
+mod attach;
 mod batch;
 mod beat;
 mod client;
@@ -21,9 +22,10 @@ mod sync;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use attach::{Attachment, Gateway};
 pub(crate) use client::{Client, ClientError};
 pub(crate) use clients::{Activity, Clients};
-pub(crate) use credentials::{Account, Credentials, CredentialsError, Kept, Link};
+pub(crate) use credentials::{Credentials, CredentialsError, Kept, Link};
 pub(crate) use deploy::{AutoLink, DeployError, link_by_key};
 pub(crate) use grant::{GrantError, Login, revoke};
 pub(crate) use linking::{History, LinkError, Membership, clear_config, link, write_config};

@@ -3,7 +3,9 @@
 //! No SQL, and no status but success: what goes wrong is an [`ApiError`].
 
 mod gateways;
+mod ingest;
 mod records;
+mod room;
 
 use std::sync::Arc;
 
@@ -13,6 +15,8 @@ use axum::{Json, Router};
 use http::request::Parts;
 use http::{HeaderMap, header};
 use utoipa::OpenApi;
+
+pub(crate) use room::Room;
 
 use crate::access::Ability;
 use crate::error::ApiError;
@@ -35,6 +39,7 @@ pub(crate) struct Api {
     pub(crate) events: Arc<dyn EventStore>,
     pub(crate) fleet: Arc<dyn Fleet>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) room: Arc<Room>,
 }
 
 /// The description of the API, from which it is tested.
@@ -51,8 +56,10 @@ pub(crate) struct Api {
         gateways::me,
         gateways::unlink,
         gateways::heartbeat,
+        ingest::records,
         records::gateways,
         records::gateway,
+        records::streams,
         records::traces,
         records::trace,
         records::audit_events,
@@ -94,12 +101,14 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/heartbeat", post(gateways::heartbeat))
         .route("/workspaces/{workspace}/gateways", get(records::gateways))
         .route("/workspaces/{workspace}/gateways/{gateway}", get(records::gateway))
+        .route("/workspaces/{workspace}/gateways/{gateway}/streams", get(records::streams))
         .route("/workspaces/{workspace}/traces", get(records::traces))
         .route("/workspaces/{workspace}/traces/{trace}", get(records::trace))
         .route("/workspaces/{workspace}/audit", get(records::audit_events))
         .route("/workspaces/{workspace}/servers", get(records::servers))
         .route("/workspaces/{workspace}/servers/{server}", get(records::server))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .route("/records", post(ingest::records))
         .fallback(async || ApiError::NotFound("route; see /api/openapi.json"))
         .with_state(api);
     Router::new()

@@ -16,9 +16,11 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-pub(crate) use postgres::Postgres;
+pub(crate) use postgres::{Postgres, tls as postgres_tls};
 pub(crate) use sqlite::Sqlite;
-pub(crate) use value::{FromValue, Row, Value, values};
+#[cfg(test)]
+pub(crate) use value::FromValue;
+pub(crate) use value::{Row, Value, values};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +114,6 @@ pub(crate) struct Table {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Type {
     Int,
-    Float,
     Text,
     Bytes,
 }

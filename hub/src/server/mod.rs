@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 pub(crate) use metrics::{Metrics, count, sample};
-pub(crate) use tls::{Certificates, TlsError};
+pub(crate) use tls::Certificates;
+pub use tls::TlsError;
 
 /// Connections open at the same time; further ones wait in the system's queue.
 const CONNECTIONS_MAX: usize = 4096;
