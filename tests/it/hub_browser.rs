@@ -42,12 +42,8 @@ async fn a_call_of_a_real_gateway_is_seen_in_a_browser() {
     browser.screenshot("hub-sign-in");
     browser.follow("main button[type=submit]");
     let line = hub.logged("code");
-    let code: String = line
-        .split(|c: char| !c.is_ascii_digit())
-        .find(|digits| digits.len() == 8)
-        .unwrap_or_else(|| panic!("no code in `{line}`"))
-        .to_owned();
-    browser.fill("input[name=code]", &code);
+    let (_, code) = line.rsplit_once(" is ").unwrap_or_else(|| panic!("no code in `{line}`"));
+    browser.fill("input[name=code]", code);
     browser.follow("main button[type=submit]");
     browser.wait("main", "No gateway is linked");
 
@@ -70,12 +66,12 @@ async fn a_call_of_a_real_gateway_is_seen_in_a_browser() {
         .await;
     ultra.call_tool("first__echo", json!({"text": HOSTILE})).await;
     ultra.call_tool(&format!("first__{HOSTILE}"), json!({})).await;
-    seen(&mut browser, &format!("{workspace}/traces"), "echo").await;
+    seen(&mut browser, &format!("{workspace}/traces"), "echo", &ultra).await;
     browser.wait("main", HOSTILE);
     browser.screenshot("hub-traces");
 
     // The panel opens by a click, and by its address.
-    seen(&mut browser, &format!("{workspace}/gateways"), "Online").await;
+    seen(&mut browser, &format!("{workspace}/gateways"), "Online", &ultra).await;
     browser.click("tr[data-row] a.open");
     browser.wait(".panel", "not reported");
     browser.screenshot("hub-panel");
@@ -96,7 +92,7 @@ async fn a_call_of_a_real_gateway_is_seen_in_a_browser() {
 }
 
 /// Loads a page until it has this text.
-async fn seen(browser: &mut Browser, page: &str, text: &str) {
+async fn seen(browser: &mut Browser, page: &str, text: &str, ultra: &Ultra) {
     for _ in 0..60 {
         browser.open(page);
         if browser.text("main").iter().any(|main| main.contains(text)) {
@@ -104,5 +100,6 @@ async fn seen(browser: &mut Browser, page: &str, text: &str) {
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    panic!("`{text}` does not appear at {page}: {:?}", browser.text("main"));
+    let (main, log) = (browser.text("main"), ultra.stderr());
+    panic!("`{text}` does not appear at {page}: {main:?}; the gateway: {log}");
 }
