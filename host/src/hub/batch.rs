@@ -13,9 +13,10 @@ pub(super) const PLAIN_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Room for a head with as many lost runs as there may be.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// The Hub takes what becomes 100 times as long for an attack. Records that are alike are no attack, so
-/// what comes near is compressed less.
-const RATIO_MAX: usize = 80;
+/// The Hub takes what becomes 100 times as long for an attack, if it is longer than this. Records that are
+/// alike are no attack: what is far from what records usually become is compressed less, or sent in parts.
+const RATIO_FROM_BYTES: usize = 1024 * 1024;
+const RATIO_USUAL: usize = 20;
 
 /// Far enough for JSON, and not for the record before.
 const SHORT_WINDOW_LOG: u32 = 10;
@@ -56,6 +57,8 @@ pub(super) struct Batch {
     pub(super) run: Option<Span>,
     /// The record in it is without its payloads, because it was too large.
     pub(super) is_cut: bool,
+    /// It becomes so long that the Hub looks how it came to that.
+    pub(super) is_long: bool,
 }
 
 /// Records of one kind, read from the store.
@@ -155,20 +158,28 @@ impl Batch {
         let lines = rows.lines(caps);
         let mut count = lines.ends.len();
         while count > 0 {
-            let body = compress(&head(count), &lines.text[..lines.ends[count - 1]])?;
-            if body.len() <= caps.sent_bytes {
+            let Packed { body, plain_bytes } =
+                Packed::of(&head(count), &lines.text[..lines.ends[count - 1]])?;
+            let is_long = plain_bytes > RATIO_FROM_BYTES;
+            let is_odd = is_long && plain_bytes > body.len() * RATIO_USUAL;
+            if body.len() <= caps.sent_bytes && !is_odd {
                 let run = Some((first, first + count as i64 - 1));
-                return Ok(Self { body, run, is_cut: false });
+                return Ok(Self { body, run, is_cut: false, is_long });
             }
             // As many as would fit if all were alike, and a bit less.
-            let fitting = count * caps.sent_bytes / body.len();
+            let (room, taken) = match is_odd {
+                true => (RATIO_FROM_BYTES, plain_bytes),
+                false => (caps.sent_bytes, body.len()),
+            };
+            let fitting = count * room / taken;
             count = fitting.saturating_sub(fitting / 8).min(count - 1);
         }
         let head = head(1);
         drop(lines);
         rows.cut_first();
         let lines = rows.lines(Caps { plain_bytes: usize::MAX, ..caps });
-        Ok(Self { body: compress(&head, &lines.text)?, run: Some((first, first)), is_cut: true })
+        let body = Packed::of(&head, &lines.text)?.body;
+        Ok(Self { body, run: Some((first, first)), is_cut: true, is_long: false })
     }
 
     /// Makes a batch that only says what will never come.
@@ -178,21 +189,31 @@ impl Batch {
         lost: Vec<Span>,
     ) -> Result<Self, BatchError> {
         let head = BatchHead { database: database.to_owned(), kind, first: 1, count: 0, lost };
-        Ok(Self { body: compress(&head, b"")?, run: None, is_cut: false })
+        let body = Packed::of(&head, b"")?.body;
+        Ok(Self { body, run: None, is_cut: false, is_long: false })
     }
 }
 
-fn compress(head: &BatchHead, lines: &[u8]) -> Result<Vec<u8>, BatchError> {
-    let mut plain = serde_json::to_vec(head).expect("the wire's types are JSON");
-    plain.push(b'\n');
-    plain.extend_from_slice(lines);
-    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
-    let body = compressor.compress(&plain)?;
-    if plain.len() <= body.len() * RATIO_MAX {
-        return Ok(body);
+/// What is sent, and how long it was before.
+struct Packed {
+    body: Vec<u8>,
+    plain_bytes: usize,
+}
+
+impl Packed {
+    fn of(head: &BatchHead, lines: &[u8]) -> Result<Self, BatchError> {
+        let mut plain = serde_json::to_vec(head).expect("the wire's types are JSON");
+        plain.push(b'\n');
+        plain.extend_from_slice(lines);
+        let plain_bytes = plain.len();
+        let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+        let mut body = compressor.compress(&plain)?;
+        if plain_bytes > RATIO_FROM_BYTES && plain_bytes > body.len() * RATIO_USUAL {
+            compressor.set_parameter(zstd::zstd_safe::CParameter::WindowLog(SHORT_WINDOW_LOG))?;
+            body = compressor.compress(&plain)?;
+        }
+        Ok(Self { body, plain_bytes })
     }
-    compressor.set_parameter(zstd::zstd_safe::CParameter::WindowLog(SHORT_WINDOW_LOG))?;
-    Ok(compressor.compress(&plain)?)
 }
 
 fn cut_trace(row: &mut TraceRow) {
@@ -384,6 +405,21 @@ mod tests {
         let batch = of_traces(rows, Caps::default());
 
         let ratio = plain(&batch).len() / batch.body.len();
-        assert!(ratio < 100 && batch.body.len() <= BATCH_SENT_BYTES_MAX, "{ratio}");
+        assert!(ratio <= RATIO_USUAL && batch.body.len() <= BATCH_SENT_BYTES_MAX, "{ratio}");
+        assert!(batch.is_long);
+    }
+
+    /// There is nothing to compress less.
+    #[test]
+    fn records_that_say_nothing_are_sent_in_parts() {
+        let payload = "x".repeat(32 * 1024);
+        let rows = (1..=200).map(|seq| trace(seq, &payload)).collect();
+        let alone = of_traces(vec![trace(1, &"x".repeat(2 << 20))], Caps::default());
+
+        let batch = of_traces(rows, Caps::default());
+
+        let plain_bytes = plain(&batch).len();
+        assert!((RATIO_FROM_BYTES / 2..=RATIO_FROM_BYTES).contains(&plain_bytes), "{plain_bytes}");
+        assert!(!batch.is_cut && !batch.is_long && alone.is_cut);
     }
 }

@@ -26,8 +26,6 @@ pub(crate) use attach::{Attachment, Gateway};
 pub(crate) use client::{Client, ClientError};
 pub(crate) use clients::{Activity, Clients};
 pub(crate) use credentials::{Credentials, CredentialsError, Kept, Link};
-pub(crate) use deploy::{AutoLink, DeployError, link_by_key};
 pub(crate) use grant::{GrantError, Login, revoke};
 pub(crate) use linking::{History, LinkError, Membership, clear_config, link, write_config};
 pub(crate) use machine::host_facts;
-pub(crate) use sync::{Options, Sync};

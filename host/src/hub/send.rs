@@ -24,6 +24,13 @@ const READ_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The Hub may want gaps filled first this often before something is filled.
 const GAPS_FIRST_MAX: u32 = 3;
 
+/// A Hub that has much to do asks for a moment while a backlog is sent. That is nothing to talk about, unless
+/// it is longer than this,
+const MOMENT_MAX: Duration = Duration::from_secs(5);
+
+/// or comes this often without anything being taken.
+const MOMENTS_MAX: u32 = 3;
+
 /// A database that is to get another id may take this long.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -38,6 +45,8 @@ pub(super) struct Sender<'a> {
     caps: Caps,
     /// How often the Hub has wanted gaps filled first without anything being filled.
     gaps_first: u32,
+    /// How often it has asked for a moment, likewise.
+    moments: u32,
     /// What the store was told to keep.
     held: Option<Mark>,
 }
@@ -83,6 +92,7 @@ impl<'a> Sender<'a> {
             turn: KINDS[0],
             caps: Caps::default(),
             gaps_first: 0,
+            moments: 0,
             held: None,
         }
     }
@@ -189,7 +199,9 @@ impl<'a> Sender<'a> {
         if self.may_send && !could {
             // Whoever had it has sent since the Hub was asked last.
             if self.lease.was_taken() {
-                lock(&self.shared.state).forget();
+                let (database, numbers) =
+                    (self.shared.store.database_id()?, self.shared.store.numbers()?);
+                lock(&self.shared.state).begin(database, numbers);
             }
             // Until it answers, what is not private may be what it needs.
             let private = self.shared.store.numbers_before(self.shared.options.linked_unix_ns)?;
@@ -290,18 +302,32 @@ impl<'a> Sender<'a> {
                     tracing::warn!("the Hub cannot read {rejected} records; it keeps them aside");
                 }
                 lock(&self.shared.state).acknowledge(database, kind, answer.spans, &sent)?;
-                self.caps = Caps::default();
-                self.gaps_first = 0;
+                self.caps = larger(self.caps);
+                (self.gaps_first, self.moments) = (0, 0);
+                Ok(())
+            }
+            Err(ClientError::Busy { retry_after: Some(moment), .. })
+                if moment <= MOMENT_MAX && self.moments < MOMENTS_MAX =>
+            {
+                self.moments += 1;
+                let moment = moment.max(self.shared.timing.back_off_min);
+                // Not at the same moment as the others.
+                sleep(moment.mul_f64(1.0 + rand::random::<f64>() / 4.0)).await;
                 Ok(())
             }
             Err(ClientError::GapsFirst { spans }) if self.gaps_first < GAPS_FIRST_MAX => {
                 self.gaps_first += 1;
                 lock(&self.shared.state).gaps_first(database, kind, spans)
             }
-            Err(error) => match (is_too_large(&error), batch.run) {
-                (true, Some(run)) if !batch.is_cut => {
+            Err(error) => match (&error, batch.run) {
+                (error, Some(run)) if is_too_large(error) && !batch.is_cut => {
                     self.caps = smaller(self.caps, run);
                     Ok(())
+                }
+                // It may be for its size all the same: the next attempt is smaller.
+                (ClientError::Invalid { .. }, Some(run)) if run.0 < run.1 || batch.is_long => {
+                    self.caps = smaller(self.caps, run);
+                    Err(error.into())
                 }
                 _ => Err(error.into()),
             },
@@ -314,6 +340,15 @@ fn smaller(caps: Caps, (first, last): Span) -> Caps {
     match last - first + 1 {
         1 => Caps { records: 1, plain_bytes: 0, ..caps },
         count => Caps { records: (count.unsigned_abs() / 2) as usize, ..caps },
+    }
+}
+
+/// Returns caps with which a bit more is sent than the Hub has just taken.
+fn larger(caps: Caps) -> Caps {
+    let records = caps.records.saturating_add(caps.records / 8 + 1);
+    match records < BATCH_RECORDS_MAX as usize {
+        true => Caps { records, ..Caps::default() },
+        false => Caps::default(),
     }
 }
 

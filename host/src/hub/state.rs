@@ -13,6 +13,8 @@ const ANSWER_SPANS_MAX: usize = 4 * SPANS_MAX;
 /// What is known of the database that was last looked at.
 #[derive(Debug, Default)]
 pub(super) struct State {
+    /// The database, and what it had, since this process may send.
+    since: Option<(String, Numbers)>,
     known: Option<Known>,
 }
 
@@ -61,8 +63,9 @@ impl State {
         known.map(|known| known.said).unwrap_or_default()
     }
 
-    /// Forgets everything: somebody else may have sent meanwhile.
-    pub(super) fn forget(&mut self) {
+    /// Begins anew: what comes after these numbers is now, and somebody else may have sent meanwhile.
+    pub(super) fn begin(&mut self, database: String, numbers: Numbers) {
+        self.since = Some((database, numbers));
         self.known = None;
     }
 
@@ -77,8 +80,10 @@ impl State {
     ) -> Result<bool, Failure> {
         let mut answer = Answer::of(database, answer)?;
         let Some(known) = self.known.as_mut().filter(|known| known.database == database) else {
+            let since = self.since.take().filter(|(of, _)| of == database);
+            let since = since.map_or(here.numbers, |(_, numbers)| numbers);
             let mut stream = |kind| {
-                let next = bounds(here.numbers, kind).map_or(1, |(_, last)| last + 1);
+                let next = bounds(since, kind).map_or(1, |(_, last)| last + 1);
                 let (has, private_to) = answer.take(kind, here);
                 Stream::new(has, next, private_to)
             };
@@ -211,6 +216,19 @@ mod tests {
         assert_eq!((stream.has, stream.live_from, stream.private_to), (sent((1, 5)), 10, 0));
         let other = state.streams("other").is_none();
         assert!(other);
+    }
+
+    #[test]
+    fn now_begins_when_this_process_may_send() {
+        let live_from = |database: &str| {
+            let mut state = State::default();
+            let numbers = Numbers { traces: Some((1, 6)), audit_events: None };
+            state.begin(database.to_owned(), numbers);
+            learn(&mut state, &[]);
+            of_traces(&mut state).live_from
+        };
+
+        assert_eq!((live_from(DATABASE), live_from("other")), (7, 10));
     }
 
     #[test]

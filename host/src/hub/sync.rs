@@ -28,7 +28,7 @@ use super::state::State;
 use super::{beat, pace};
 use crate::auth::Secret;
 use crate::upstream::Definition;
-use crate::{chain, unix_ns};
+use crate::{chain, lock, unix_ns};
 
 /// Pace and patience.
 #[derive(Debug, Clone)]
@@ -191,6 +191,9 @@ async fn run(options: Options, store: Arc<dyn Store>, timing: Timing, stop: Canc
         stop,
         off: CancellationToken::new(),
     };
+    if let (Ok(database), Ok(numbers)) = (shared.store.database_id(), shared.store.numbers()) {
+        lock(&shared.state).begin(database, numbers);
+    }
     tokio::join!(beat::run(&shared), Sender::new(&shared).run());
     if !shared.off.is_cancelled() && shared.mood.is_good() {
         let _ = timeout(shared.timing.farewell, beat::farewell(&shared)).await;

@@ -212,6 +212,7 @@ async fn nothing_is_lost_and_nothing_is_there_twice() {
         Behaviour::Refuse(500, "internal", None),
         Behaviour::Refuse(400, "invalid", None),
         Behaviour::Refuse(413, "too_large", None),
+        Behaviour::Refuse(400, "invalid", None),
     ];
     let way = || ways.choose(&mut rand::rng()).unwrap().clone();
     hub.with(|state| state.next = std::iter::repeat_with(way).take(60).collect());
@@ -460,12 +461,15 @@ async fn the_hub_is_left_alone_for_as_long_as_it_says() {
     record(&*place.store, 1, 0);
     hub.with(|state| state.next.push_back(Behaviour::Refuse(429, "rate_limited", Some(1))));
 
-    let sync = place.sync(&hub);
+    let (log, _guard) = Log::start();
+    let (running, stop) = spawn(options(&hub, Some(&place.path())), &place.store);
     hub.until("the record", |state| state.kept.records.len() == 1).await;
 
     let waited = hub.with(|state| state.batches[1].1 - state.batches[0].1);
     assert!(waited >= Duration::from_secs(1), "{waited:?}");
-    assert!(sync.shutdown().await);
+    stop.cancel();
+    running.await.unwrap();
+    assert_eq!(format!("{log:?}"), "");
 }
 
 #[tokio::test]
