@@ -350,4 +350,6 @@ pub(crate) struct ClientUse {
 }
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod tests;

@@ -11,6 +11,8 @@ mod search;
 mod series;
 mod streams;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod traces;
 mod usage;
 mod writer;

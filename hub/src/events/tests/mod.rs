@@ -2,6 +2,9 @@
 
 mod append;
 mod query;
+mod tenancy;
+mod torture;
+mod usage;
 
 use std::sync::Arc;
 
