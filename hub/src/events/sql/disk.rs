@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Asking costs little, but not nothing.
 const CHECK_PERIOD: Duration = Duration::from_secs(3);
 
-/// How much of the disk must stay free. SQLite needs some itself, to give some back.
+/// How much of the disk must stay free: of a large one a tenth is hundreds of GiB. SQLite needs some itself, to give some back.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FreeSpace {
     pub(crate) bytes_min: u64,
@@ -16,7 +16,7 @@ pub(crate) struct FreeSpace {
 
 impl Default for FreeSpace {
     fn default() -> Self {
-        Self { bytes_min: 1024 * 1024 * 1024, percent_min: 10 }
+        Self { bytes_min: 1024 * 1024 * 1024, percent_min: 2 }
     }
 }
 
