@@ -3,6 +3,11 @@
 //! Knows Ultra from outside only: its binary, its config file, its lines.
 
 pub mod browser;
+#[allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "it is a part of the Hub's tests too, where both are fine"
+)]
 #[path = "../../hub/src/db/testing/cluster.rs"]
 pub mod cluster;
 pub mod conformance;

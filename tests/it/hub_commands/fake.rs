@@ -25,7 +25,7 @@ const LIFETIME_S: u64 = 900;
 
 /// How a Hub behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
+pub(super) enum Mood {
     /// As it should.
     Well,
     /// Whoever signs in is refused.
@@ -35,7 +35,7 @@ pub enum Mood {
 }
 
 #[derive(Debug)]
-pub struct State {
+pub(super) struct State {
     pub mood: Mood,
     pub lifetime_s: u64,
     pub workspaces: Vec<(&'static str, &'static str)>,
@@ -54,7 +54,7 @@ pub struct State {
 }
 
 /// A fake Hub. It ends with this value.
-pub struct FakeHub {
+pub(super) struct FakeHub {
     pub address: SocketAddr,
     state: Arc<Mutex<State>>,
     serving: JoinHandle<()>,
@@ -67,7 +67,7 @@ impl Drop for FakeHub {
 }
 
 impl FakeHub {
-    pub async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State {
@@ -100,23 +100,23 @@ impl FakeHub {
         Self { address, state, serving }
     }
 
-    pub fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
     /// Ends all sessions: no refresh token is known any more.
-    pub fn forget_sessions(&self) {
+    pub(super) fn forget_sessions(&self) {
         let mut state = self.state();
         state.access.clear();
         state.refresh.clear();
     }
 
     /// The Hub is gone: nobody listens at its address.
-    pub async fn go_away(&mut self) {
+    pub(super) async fn go_away(&mut self) {
         self.serving.abort();
         let _ = (&mut self.serving).await;
     }

@@ -9,6 +9,7 @@ use ultra_store::{AuditOutcome, Severity, Status};
 use super::*;
 use crate::events::lines::word;
 use crate::events::{AuditLine, AuditQuery, Cursor, Found, Page, SessionKey};
+use crate::id::UserId;
 
 /// What was sent, by which gateway.
 type Sent = (i64, Value);
