@@ -120,8 +120,8 @@ async fn live_lane(
 ) -> Times {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
-    for device in devices.iter().cloned() {
-        let over = over.clone();
+    for device in devices {
+        let (device, over) = (device.clone(), over.clone());
         tasks.spawn(async move {
             let mut times = Times::default();
             let mut first = first;
