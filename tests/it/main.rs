@@ -10,6 +10,7 @@ mod fake;
 mod header_mismatch;
 mod http;
 mod hub;
+mod hub_commands;
 mod inbound;
 mod interceptors;
 mod live_config;
