@@ -180,6 +180,7 @@ function ready() {
     const text = ago(Date.now() - Date.parse(time.dateTime));
     if (time.textContent !== text) time.textContent = text;
   }
+  for (const at of all("[data-origin]")) at.textContent = location.origin;
   if (navigator.clipboard) for (const button of all("[data-copy]")) button.hidden = false;
 }
 

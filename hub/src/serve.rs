@@ -145,8 +145,8 @@ impl Hub {
         &self.public_url
     }
 
-    /// Returns the link by which the first person sets the Hub up, as long as nobody did. The ones
-    /// before it die.
+    /// Returns the link by which the first person sets the Hub up, as long as nobody did. All that were
+    /// printed work until then, or for a week.
     ///
     /// # Errors
     ///

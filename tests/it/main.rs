@@ -10,6 +10,7 @@ mod fake;
 mod header_mismatch;
 mod http;
 mod hub;
+mod hub_browser;
 mod hub_commands;
 mod inbound;
 mod interceptors;

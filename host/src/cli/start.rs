@@ -25,7 +25,7 @@ use crate::plugins::{self, Plugins};
 use crate::telemetry::{self, Exporter};
 use crate::upstream::{Auth, Definition, Endpoint, Guard, Pool, Program, Remote, Surroundings};
 use crate::wasm::{CachePlace, Outlets, Runtime, SpanSink};
-use crate::{audit, log};
+use crate::{audit, hub, log};
 
 /// A shorter secret can be guessed, and an empty one is a variable that is not set.
 const HTTP_TOKEN_BYTES_MIN: usize = 16;
@@ -130,6 +130,7 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         Arc::clone(&rush),
     );
     let pool = Pool::new(surroundings, upstreams.clone());
+    let (clients, sent) = (Arc::<hub::Clients>::default(), upstreams.clone());
     let setup = Setup {
         gateway: Gateway::new(loading),
         server_name: config.server.name.clone(),
@@ -149,8 +150,14 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         rush,
         subject: None,
         exporter: exporter.clone(),
+        clients: Arc::clone(&clients),
     };
     audit::record_gateway(&store, audit::Event::ServerStart);
+    let hub = hub::Attachment::begin(
+        &config,
+        environment,
+        hub::Gateway { store: Arc::clone(&store), clients, upstreams: sent },
+    );
     let measuring = async {
         let loaded = loader.await.map_err(std::io::Error::other)??;
         keep_measurements(&loaded, &store, exporter.as_deref(), &shutdown).await;
@@ -171,6 +178,10 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
     audit::record_gateway(&store, audit::Event::ServerStop);
     if !store.flush(Instant::now() + LAST_FLUSH) {
         tracing::error!("not all records could be stored in time");
+    }
+    // What was new is stored now, and can be sent.
+    if let Some(hub) = hub {
+        hub.end().await;
     }
     if let Some(exporter) = exporter {
         exporter.shutdown().await;

@@ -28,6 +28,7 @@ use super::reply;
 use crate::aggregator::{Aggregator, Introduction, Naming, merge};
 use crate::bridge;
 use crate::gateway::Gateway;
+use crate::hub::{Activity, Clients};
 use crate::lock;
 use crate::mcp::modern::RequestMeta;
 use crate::mcp::{self, Era, Message, Revision, json};
@@ -77,6 +78,8 @@ pub struct Setup {
     pub subject: Option<Arc<str>>,
     /// Learns of sessions.
     pub exporter: Option<Arc<Exporter>>,
+    /// Learns of clients.
+    pub(crate) clients: Arc<Clients>,
 }
 
 impl Setup {
@@ -119,6 +122,7 @@ struct Client {
     caller: Arc<Caller>,
     revision: Revision,
     aggregator: Arc<Aggregator>,
+    activity: Activity,
 }
 
 impl std::fmt::Debug for Session {
@@ -219,7 +223,9 @@ impl Session {
             self.setup.naming,
             Arc::clone(&self.setup.seal),
         ));
-        Client { caller, revision, aggregator }
+        let (name, version) = name_and_version(params);
+        let activity = self.setup.clients.enter(&name, &version);
+        Client { caller, revision, aggregator, activity }
     }
 
     /// Begins the session of a client, and starts its upstreams.
@@ -334,8 +340,7 @@ impl Session {
 
 /// Returns who calls, by what the client said of itself.
 fn caller(params: &[u8], subject: Option<&Arc<str>>, revision: Revision) -> Arc<Caller> {
-    let name = text(params, &["clientInfo", "name"]).unwrap_or_else(|| "unknown".to_owned());
-    let version = text(params, &["clientInfo", "version"]).unwrap_or_default();
+    let (name, version) = name_and_version(params);
     let principal = if version.is_empty() { name } else { format!("{name}/{version}") };
     let principal = principal.chars().filter(|char| !char.is_control()).take(200);
     Arc::new(Caller {
@@ -344,6 +349,11 @@ fn caller(params: &[u8], subject: Option<&Arc<str>>, revision: Revision) -> Arc<
         session_id: uuid::Uuid::now_v7().to_string().into(),
         protocol_version: revision.as_str().into(),
     })
+}
+
+fn name_and_version(params: &[u8]) -> (String, String) {
+    let name = text(params, &["clientInfo", "name"]).unwrap_or_else(|| "unknown".to_owned());
+    (name, text(params, &["clientInfo", "version"]).unwrap_or_default())
 }
 
 fn text(json: &[u8], path: &[&str]) -> Option<String> {

@@ -46,5 +46,6 @@ pub(super) fn setup() -> Setup {
         seal: Arc::default(),
         subject: None,
         exporter: None,
+        clients: Arc::default(),
     }
 }

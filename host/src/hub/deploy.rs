@@ -37,6 +37,9 @@ pub(crate) enum DeployError {
     /// What is kept cannot be read.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// What the database has cannot be read.
+    #[error(transparent)]
+    Store(#[from] ultra_store::StoreError),
     /// The Hub does not do it, or what it gives cannot be kept.
     #[error(transparent)]
     Link(#[from] LinkError),

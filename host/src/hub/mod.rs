@@ -2,18 +2,30 @@
 //!
 //! Never on a call's path: what is here runs in commands, or on a thread of its own.
 
+mod attach;
+mod batch;
+mod beat;
 mod client;
+mod clients;
 mod credentials;
 mod deploy;
 mod grant;
+mod lanes;
+mod lease;
 mod linking;
 mod machine;
+mod pace;
+mod send;
+mod spans;
+mod state;
+mod sync;
 #[cfg(test)]
 mod testing;
 
+pub(crate) use attach::{Attachment, Gateway};
 pub(crate) use client::{Client, ClientError};
+pub(crate) use clients::{Activity, Clients};
 pub(crate) use credentials::{Credentials, CredentialsError, Kept, Link};
-pub(crate) use deploy::{AutoLink, DeployError, link_by_key};
 pub(crate) use grant::{GrantError, Login, revoke};
 pub(crate) use linking::{History, LinkError, Membership, clear_config, link, write_config};
 pub(crate) use machine::host_facts;

@@ -223,6 +223,17 @@ pub enum Endpoint {
     Http(Box<Remote>),
 }
 
+impl Endpoint {
+    /// Returns how it is reached, as records name it.
+    pub fn transport(&self) -> &'static str {
+        match self {
+            Self::Stdio(_) => "stdio",
+            Self::Http(remote) if remote.transport == Transport::Sse => "sse",
+            Self::Http(_) => "http",
+        }
+    }
+}
+
 /// An MCP server behind the gateway, for one session or for all of them.
 pub struct Upstream {
     /// Its name in the config.
@@ -281,11 +292,7 @@ impl Upstream {
         let mirror = Mirror::of(&name, &mut tools, false);
         Self {
             name,
-            transport: match &definition.endpoint {
-                Endpoint::Stdio(_) => "stdio",
-                Endpoint::Http(remote) if remote.transport == Transport::Sse => "sse",
-                Endpoint::Http(_) => "http",
-            },
+            transport: definition.endpoint.transport(),
             definition,
             fingerprint,
             state: watch::Sender::new(State::Starting),

@@ -68,7 +68,10 @@ pub(super) async fn link(
         (Party::Person(account.id), entry, Some(account))
     };
     let linked = api.links.link(party, &entry, request).await?;
-    let act = Act::new("gateway.linked", &linked.name).of(&linked.gateway_id);
+    let mut act = Act::new("gateway.linked", &linked.name).of(&linked.gateway_id);
+    if let Party::Key(key) = party {
+        act = act.with("deploy_key", key.to_string());
+    }
     api.people.note(entry.organization, actor.as_ref(), act, peer.address).await;
     Ok((StatusCode::CREATED, Json(linked)))
 }

@@ -1,6 +1,8 @@
-//! Batches of records: taken apart within limits, and handed to the store.
+//! `POST /api/v1/records`: takes the records of a gateway.
+//!
+//! What is sent is limited before it is read: its bytes, what it becomes when it is no longer compressed, how
+//! often, how long it may take, and what all of them together may hold in memory.
 
-use std::io::Read;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,39 +10,42 @@ use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use http::{HeaderMap, header};
+use http_body_util::BodyExt;
+use zstd::stream::raw::{DParameter, Decoder, Operation};
 
+use super::room::{Held, RETRY_S, Room};
 use super::{Api, Device};
 use crate::clock::now_ms;
 use crate::error::ApiError;
 use crate::events::{AppendError, Batch};
-use crate::wire::{Acknowledgement, BATCH_BYTES_MAX, BATCH_SENT_BYTES_MAX, BatchHead, Problem};
+use crate::wire::{
+    Acknowledgement, BATCH_BYTES_MAX, BATCH_CONTENT_TYPE, BATCH_SENT_BYTES_MAX, BatchHead, Problem,
+};
 
-/// A MiB takes so long over a line of 300 kbit/s.
-const BODY_MAX: Duration = Duration::from_secs(25);
+/// A batch that takes longer to arrive is given up. A gateway's own deadline is shorter.
+const ARRIVAL_MAX: Duration = Duration::from_secs(20);
 
-/// Records compress to a tenth; a GiB of zeros is 32 KiB.
+/// As much as compressed records become. More is an attack, if it is more than [`RATIO_FROM_BYTES`].
 const RATIO_MAX: usize = 100;
+const RATIO_FROM_BYTES: usize = 1024 * 1024;
 
-/// What is smaller than this may repeat itself as it likes.
-const RATIO_FLOOR_BYTES: usize = 256 * 1024;
+/// zstd's window: more of it is of no use to a batch, and memory for whoever asks.
+const WINDOW_LOG_MAX: u32 = 24;
 
-/// A head has the numbers of what was lost, and little else.
-const HEAD_BYTES_MAX: usize = 256 * 1024;
-
-/// Whoever is told that there is no room comes again after this many seconds.
-const RETRY_S: u64 = 5;
-
-/// Takes records.
+/// Takes records. Answers when they are stored.
 #[utoipa::path(
     post, path = "/api/v1/records", tag = "gateways", security(("gateway" = [])),
     request_body(
-        content = String, content_type = "application/x-ndjson",
-        description = "A `BatchHead` on the first line, then one record per line. `Content-Encoding: zstd` is taken.",
+        content_type = "application/x-ndjson",
+        description = "A `BatchHead` on the first line, and a record on each of the others. With \
+                       `Content-Encoding: zstd`, or as it is.",
+        content = String,
     ),
     responses(
         (status = 200, body = Acknowledgement), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 409, body = Problem), (status = 413, body = Problem),
-        (status = 429, body = Problem), (status = 503, body = Problem),
+        (status = 401, body = Problem), (status = 409, body = Problem),
+        (status = 413, body = Problem), (status = 429, body = Problem),
+        (status = 503, body = Problem),
     ),
 )]
 pub(super) async fn records(
@@ -49,54 +54,169 @@ pub(super) async fn records(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Acknowledgement>, ApiError> {
-    api.room.check(known.origin.gateway)?;
-    let received_ms = now_ms();
-    let sent = tokio::time::timeout(BODY_MAX, axum::body::to_bytes(body, BATCH_SENT_BYTES_MAX));
-    let sent = sent
-        .await
-        .map_err(|_| ApiError::Invalid("the body came too slowly".to_owned()))?
-        .map_err(|_| ApiError::TooLarge(BATCH_SENT_BYTES_MAX))?;
-    let text = match headers.get(header::CONTENT_ENCODING).map(|name| name.as_bytes()) {
-        None | Some(b"identity") => sent,
-        Some(b"zstd") => tokio::task::spawn_blocking(move || unpacked(&sent))
-            .await
-            .map_err(|_| ApiError::Unavailable { retry_s: RETRY_S })??,
-        Some(_) => {
-            return Err(ApiError::Invalid("only `zstd` is known as an encoding".to_owned()));
-        }
-    };
-    let batch = taken_apart(&text, received_ms)?;
-    let count = batch.head.count;
-    let acknowledgement = api.events.append(known.origin, batch).await.map_err(refused)?;
-    api.presence.note_sync(known.origin.gateway);
-    api.metrics.batches.fetch_add(1, Ordering::Relaxed);
-    api.metrics.records.fetch_add(count, Ordering::Relaxed);
-    api.metrics.rejected.fetch_add(acknowledgement.rejected, Ordering::Relaxed);
+    let origin = known.origin;
+    api.room.check(origin.gateway)?;
+    let arrived = receive(&api.room, &headers, body).await?;
+    let head = head(&arrived.bytes)?;
+    let (count, lines) = (head.count, arrived.bytes.slice(line_end(&arrived.bytes)..));
+    let batch = Batch { head, lines, received_ms: now_ms() };
+    let acknowledgement = api.events.append(origin, batch).await.map_err(refused)?;
+    drop(arrived.held);
+    api.presence.note_sync(origin.gateway);
+    let metrics = &api.metrics;
+    metrics.batches.fetch_add(1, Ordering::Relaxed);
+    metrics.records.fetch_add(count, Ordering::Relaxed);
+    metrics.rejected.fetch_add(acknowledgement.rejected, Ordering::Relaxed);
     Ok(Json(acknowledgement))
 }
 
-/// Returns what was compressed, unless it grows too much.
-fn unpacked(sent: &[u8]) -> Result<Bytes, ApiError> {
-    let broken = |_| ApiError::Invalid("the body is not zstd, or was cut off".to_owned());
-    let most = sent.len().saturating_mul(RATIO_MAX).max(RATIO_FLOOR_BYTES).min(BATCH_BYTES_MAX);
-    let decoder = zstd::stream::read::Decoder::with_buffer(sent).map_err(broken)?;
-    let mut text = Vec::new();
-    decoder.take(most as u64 + 1).read_to_end(&mut text).map_err(broken)?;
-    if text.len() > most {
-        return Err(ApiError::TooLarge(most));
-    }
-    Ok(text.into())
+/// A body, no longer compressed, and the room it takes.
+#[derive(Debug)]
+struct Arrived {
+    bytes: Bytes,
+    held: Held,
 }
 
-fn taken_apart(text: &Bytes, received_ms: i64) -> Result<Batch, ApiError> {
-    let end = text.iter().position(|byte| *byte == b'\n').unwrap_or(text.len());
-    if end > HEAD_BYTES_MAX {
-        return Err(ApiError::TooLarge(HEAD_BYTES_MAX));
+async fn receive(room: &Room, headers: &HeaderMap, body: Body) -> Result<Arrived, ApiError> {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let kind = text(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next());
+    if kind.is_some_and(|kind| !kind.trim().eq_ignore_ascii_case(BATCH_CONTENT_TYPE)) {
+        return Err(ApiError::Invalid(format!("send a batch as `{BATCH_CONTENT_TYPE}`")));
     }
-    let head: BatchHead = serde_json::from_slice(&text[..end])
-        .map_err(|error| ApiError::Invalid(format!("the first line is no batch head: {error}")))?;
-    let lines = text.slice((end + 1).min(text.len())..);
-    Ok(Batch { head, lines, received_ms })
+    let coding = match text(header::CONTENT_ENCODING) {
+        None | Some("identity") => Coding::Identity,
+        Some("zstd") => Coding::zstd()?,
+        Some(_) => {
+            let message = "send a batch with `Content-Encoding: zstd`, or without".to_owned();
+            return Err(ApiError::Invalid(message));
+        }
+    };
+    let length = text(header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    if length.is_some_and(|length| length > BATCH_SENT_BYTES_MAX) {
+        return Err(ApiError::TooLarge(BATCH_SENT_BYTES_MAX));
+    }
+    let arrival = Arrival { coding, sent: 0, bytes: Vec::new(), held: room.hold() };
+    match tokio::time::timeout(ARRIVAL_MAX, arrival.read(body)).await {
+        Ok(arrived) => arrived,
+        Err(_) => {
+            let seconds = ARRIVAL_MAX.as_secs();
+            let message =
+                format!("the batch took more than {seconds} s to arrive; send fewer records");
+            Err(ApiError::Invalid(message))
+        }
+    }
+}
+
+/// A body that is arriving.
+struct Arrival {
+    coding: Coding,
+    sent: usize,
+    bytes: Vec<u8>,
+    held: Held,
+}
+
+enum Coding {
+    Identity,
+    Zstd {
+        decoder: Decoder<'static>,
+        /// Where it puts what it has read.
+        buffer: Box<[u8]>,
+        /// Whether what came so far is whole.
+        finished: bool,
+    },
+}
+
+impl Coding {
+    fn zstd() -> Result<Self, ApiError> {
+        let decoder = || {
+            let mut decoder = Decoder::new()?;
+            decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+            Ok::<_, std::io::Error>(decoder)
+        };
+        // It has no memory.
+        let decoder = decoder().map_err(|_| ApiError::Unavailable { retry_s: RETRY_S })?;
+        let buffer = vec![0; 128 * 1024].into_boxed_slice();
+        Ok(Self::Zstd { decoder, buffer, finished: false })
+    }
+}
+
+impl Arrival {
+    async fn read(mut self, mut body: Body) -> Result<Arrived, ApiError> {
+        let ended = || ApiError::Invalid("the batch ended before its end".to_owned());
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| ended())?.into_data() else { continue };
+            self.sent += data.len();
+            if self.sent > BATCH_SENT_BYTES_MAX {
+                return Err(ApiError::TooLarge(BATCH_SENT_BYTES_MAX));
+            }
+            self.decode(&data)?;
+        }
+        match self.coding {
+            Coding::Zstd { finished: false, .. } => Err(ended()),
+            Coding::Zstd { .. } | Coding::Identity => {
+                Ok(Arrived { bytes: self.bytes.into(), held: self.held })
+            }
+        }
+    }
+
+    fn decode(&mut self, mut data: &[u8]) -> Result<(), ApiError> {
+        let Self { coding, sent, bytes, held } = self;
+        let mut arrived = Growing { sent: *sent, bytes, held };
+        let (decoder, buffer, finished) = match coding {
+            Coding::Identity => return arrived.add(data),
+            Coding::Zstd { decoder, buffer, finished } => (decoder, buffer, finished),
+        };
+        loop {
+            let status = decoder.run_on_buffers(data, buffer);
+            let status =
+                status.map_err(|_| ApiError::Invalid("the batch is no valid zstd".to_owned()))?;
+            data = &data[status.bytes_read..];
+            arrived.add(&buffer[..status.bytes_written])?;
+            if status.bytes_read > 0 || status.bytes_written > 0 {
+                *finished = status.remaining == 0;
+            }
+            if data.is_empty() && status.bytes_written < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What came so far.
+struct Growing<'a> {
+    sent: usize,
+    bytes: &'a mut Vec<u8>,
+    held: &'a mut Held,
+}
+
+impl Growing<'_> {
+    fn add(&mut self, more: &[u8]) -> Result<(), ApiError> {
+        let length = self.bytes.len() + more.len();
+        if length > BATCH_BYTES_MAX {
+            return Err(ApiError::TooLarge(BATCH_BYTES_MAX));
+        }
+        if length > RATIO_FROM_BYTES && length > self.sent.saturating_mul(RATIO_MAX) {
+            let message = format!("a batch becomes at most {RATIO_MAX} times as much as was sent");
+            return Err(ApiError::Invalid(message));
+        }
+        if length > self.bytes.capacity() {
+            let capacity = length.next_power_of_two();
+            self.held.grow_to(capacity)?;
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(more);
+        Ok(())
+    }
+}
+
+fn line_end(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1)
+}
+
+fn head(bytes: &[u8]) -> Result<BatchHead, ApiError> {
+    serde_json::from_slice(&bytes[..line_end(bytes)]).map_err(|error| {
+        ApiError::Invalid(format!("the first line is no head of a batch: {error}"))
+    })
 }
 
 fn refused(error: AppendError) -> ApiError {
@@ -109,35 +229,4 @@ fn refused(error: AppendError) -> ApiError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bomb_is_refused_before_it_is_unpacked() {
-        let zeros = zstd::encode_all(std::io::repeat(0).take(1 << 30), 3).unwrap();
-        assert!(zeros.len() < BATCH_SENT_BYTES_MAX);
-
-        assert!(matches!(unpacked(&zeros), Err(ApiError::TooLarge(_))));
-    }
-
-    #[test]
-    fn what_was_cut_off_is_not_taken() {
-        let whole = zstd::encode_all(&b"{\"a\":1}\n".repeat(100)[..], 1).unwrap();
-
-        assert_eq!(unpacked(&whole).unwrap().len(), 800);
-        for cut in 0..whole.len() {
-            assert!(unpacked(&whole[..cut]).is_err(), "{cut}");
-        }
-    }
-
-    #[test]
-    fn the_first_line_is_the_head() {
-        let text = |text: &'static str| taken_apart(&Bytes::from_static(text.as_bytes()), 0);
-        let head = "{\"database\":\"d\",\"kind\":\"traces\",\"first\":1,\"count\":1}\nx\n";
-
-        assert_eq!(text(head).unwrap().lines, "x\n");
-        for bad in ["", "\n", "x", "{}"] {
-            assert!(text(bad).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

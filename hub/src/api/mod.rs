@@ -59,6 +59,7 @@ pub(crate) struct Api {
         ingest::records,
         records::gateways,
         records::gateway,
+        records::streams,
         records::traces,
         records::trace,
         records::audit_events,
@@ -100,6 +101,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/heartbeat", post(gateways::heartbeat))
         .route("/workspaces/{workspace}/gateways", get(records::gateways))
         .route("/workspaces/{workspace}/gateways/{gateway}", get(records::gateway))
+        .route("/workspaces/{workspace}/gateways/{gateway}/streams", get(records::streams))
         .route("/workspaces/{workspace}/traces", get(records::traces))
         .route("/workspaces/{workspace}/traces/{trace}", get(records::trace))
         .route("/workspaces/{workspace}/audit", get(records::audit_events))

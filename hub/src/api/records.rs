@@ -10,7 +10,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Api, Reader};
 use crate::error::ApiError;
 use crate::events::{
-    AuditLine, AuditQuery, Cursor, ServerDetail, ServerUse, TraceDetail, TraceLine, TraceQuery,
+    AuditLine, AuditQuery, Cursor, Gaps, ServerDetail, ServerUse, TraceDetail, TraceLine,
+    TraceQuery,
 };
 use crate::fleet::{
     Counts, GatewayDetail, GatewayKey, GatewayLine, GatewayQuery, Sort, State as Presence,
@@ -149,6 +150,23 @@ pub(super) async fn gateway(
     let Ok(gateway) = gateway.parse() else { return Err(missing) };
     let found = api.fleet.gateway(&[entry.workspace], gateway).await?;
     found.map(Json).ok_or(missing)
+}
+
+/// Says what is there of a gateway's records, and what is missing.
+#[utoipa::path(
+    get, path = "/api/v1/workspaces/{workspace}/gateways/{gateway}/streams", tag = "records",
+    security(("person" = [])), params(("workspace" = String, Path), ("gateway" = String, Path)),
+    responses((status = 200, body = Vec<Gaps>), (status = 401, body = Problem), (status = 404, body = Problem)),
+)]
+pub(super) async fn streams(
+    State(api): State<Api>,
+    Reader(entry): Reader,
+    Path((_, gateway)): Path<(String, String)>,
+) -> Result<Json<Vec<Gaps>>, ApiError> {
+    let missing = ApiError::NotFound("gateway");
+    let Ok(gateway) = gateway.parse() else { return Err(missing) };
+    api.links.owner(entry.workspace, gateway).await?;
+    Ok(Json(api.events.verify(gateway).await?))
 }
 
 /// Lists traces without payloads, newest first.

@@ -18,6 +18,8 @@ use async_trait::async_trait;
 
 pub(crate) use postgres::{Postgres, tls as postgres_tls};
 pub(crate) use sqlite::Sqlite;
+#[cfg(test)]
+pub(crate) use value::FromValue;
 pub(crate) use value::{Row, Value, values};
 
 /// Which of the two.
@@ -112,7 +114,6 @@ pub(crate) struct Table {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Type {
     Int,
-    Float,
     Text,
     Bytes,
 }

@@ -208,7 +208,6 @@ fn key_text<'a>(values: impl Iterator<Item = &'a Value>) -> String {
 fn name(of: Type) -> &'static str {
     match of {
         Type::Int => "int8",
-        Type::Float => "float8",
         Type::Text => "text",
         Type::Bytes => "bytea",
     }

@@ -125,10 +125,14 @@ pub(crate) enum AppendError {
 }
 
 /// What is missing of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Gaps {
     pub(crate) stream: StreamState,
+    /// Numbers below the last one that did not come yet.
+    #[schema(value_type = Vec<Vec<i64>>)]
     pub(crate) missing: Vec<Span>,
+    /// Numbers that will never come, because the gateway has them no more.
+    #[schema(value_type = Vec<Vec<i64>>)]
     pub(crate) lost: Vec<Span>,
 }
 
@@ -345,5 +349,7 @@ pub(crate) struct ClientUse {
     pub(crate) usage: Usage,
 }
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod tests;

@@ -62,12 +62,13 @@ async fn act(
 ) -> Result<Response, Response> {
     let (parts, body) = request.into_parts();
     let viewing = actions.gate.enter(&parts, Some(&workspace)).await?;
-    let request = Request::from_parts(parts, body);
+    let request = Request::from_parts(parts.clone(), body);
     let form = request.extract::<Form<Guarded>, _>().await.map_err(IntoResponse::into_response)?;
-    actions
-        .perform(action, &viewing, &gateway, &form.csrf, peer)
-        .await
-        .map_err(IntoResponse::into_response)?;
+    let done = match actions.api.people.check_form(&parts, &viewing.csrf, Some(&form.csrf)) {
+        Ok(()) => actions.perform(action, &viewing, &gateway, peer).await,
+        Err(refused) => Err(refused),
+    };
+    done.map_err(IntoResponse::into_response)?;
     Ok(Redirect::to(&format!("/w/{workspace}/gateways")).into_response())
 }
 
@@ -77,12 +78,8 @@ impl Actions {
         action: Action,
         viewing: &Viewing,
         gateway: &str,
-        csrf: &str,
         peer: Peer,
     ) -> Result<(), ApiError> {
-        if !crate::secret::equal(csrf, &viewing.csrf) {
-            return Err(ApiError::Forbidden("forms of this page"));
-        }
         let gateway: GatewayId = gateway.parse().map_err(|_| ApiError::NotFound("gateway"))?;
         let entry = &viewing.entry;
         let owner = self.api.links.owner(entry.workspace, gateway).await?;

@@ -74,16 +74,6 @@ impl State {
 }
 
 impl Counts {
-    /// Returns the number of those in one state.
-    pub(crate) fn of(&self, state: State) -> i64 {
-        match state {
-            State::Online => self.online,
-            State::Idle => self.idle,
-            State::Offline => self.offline,
-            State::Pending => self.pending,
-        }
-    }
-
     /// Notes the number of those in one state.
     pub(crate) fn set(&mut self, state: State, count: i64) {
         match state {

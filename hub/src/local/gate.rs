@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use crate::access::Entry;
 use crate::error::ApiError;
 use crate::secret;
-use crate::web::{Address, Gate, Viewing, failure};
+use crate::web::{Address, Gate, Viewing, failure, refusal};
 
 /// Bytes of a key, and of what a browser has after it.
 const SECRET_BYTES: usize = 32;
@@ -113,12 +113,9 @@ impl Gate for LocalGate {
 }
 
 fn closed() -> Response {
-    let message = "this dashboard is opened by the link that `ultra dashboard` printed, once and in \
-        one browser; run `ultra dashboard` again for a new link";
-    let error = ApiError::Invalid(message.to_owned());
-    let mut response = failure(None, &error);
-    *response.status_mut() = StatusCode::UNAUTHORIZED;
-    response
+    let message = "It is opened by the link that `ultra dashboard` printed: once, and in one browser. \
+        For a new link, run `ultra dashboard` again";
+    refusal(StatusCode::UNAUTHORIZED, "This dashboard is closed", message.to_owned(), None)
 }
 
 /// `/open?key=…`

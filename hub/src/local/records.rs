@@ -19,8 +19,14 @@ use crate::events::{
 };
 use crate::id::{GatewayId, WorkspaceId};
 
-/// A look over all traces is good for so long: pages ask for the same again and again.
-const SURVEY_AGE_MAX: Duration = Duration::from_secs(5);
+/// A look over traces is good for so long: pages ask for the same again and again.
+const SURVEY_AGE: Duration = Duration::from_secs(5);
+
+/// Or for so many times what it took, so that a page that stays open does not keep the machine busy.
+const SURVEY_REST: u32 = 20;
+
+/// Traces among which there is to choose. More would make the first page slow.
+const CHOICES_ROWS: usize = 50_000;
 
 /// Looks that are remembered: a few ranges of time.
 const SURVEYS_MAX: usize = 8;
@@ -36,7 +42,16 @@ const SINCE_STEP_NS: i64 = 60 * 1_000_000_000;
 pub(crate) struct LocalRecords {
     reader: Arc<SqliteReader>,
     gateway: GatewayLabel,
-    surveys: Mutex<Vec<(i64, Instant, Arc<Survey>)>>,
+    surveys: Mutex<Vec<Look>>,
+}
+
+/// A look over traces.
+#[derive(Debug)]
+struct Look {
+    since_ns: i64,
+    rows_max: usize,
+    good_until: Instant,
+    survey: Arc<Survey>,
 }
 
 impl LocalRecords {
@@ -65,22 +80,27 @@ impl LocalRecords {
             && gateway.is_none_or(|gateway| gateway == self.gateway.id)
     }
 
-    async fn survey(&self, since_ns: i64) -> Found<Arc<Survey>> {
+    async fn survey(&self, since_ns: i64, rows_max: usize) -> Found<Arc<Survey>> {
         let since_ns = since_ns.div_euclid(SINCE_STEP_NS) * SINCE_STEP_NS;
+        let begun = Instant::now();
         let known = {
-            let mut surveys = self.surveys.lock().unwrap_or_else(PoisonError::into_inner);
-            surveys.retain(|(_, made, _)| made.elapsed() < SURVEY_AGE_MAX);
-            surveys.iter().find(|(since, ..)| *since == since_ns).map(|of| Arc::clone(&of.2))
+            let mut looks = self.surveys.lock().unwrap_or_else(PoisonError::into_inner);
+            looks.retain(|look| look.good_until > begun);
+            let mut looks = looks.iter();
+            let known = looks.find(|of| (of.since_ns, of.rows_max) == (since_ns, rows_max));
+            known.map(|look| Arc::clone(&look.survey))
         };
         if let Some(survey) = known {
             return Ok(survey);
         }
-        let survey = Arc::new(self.read(move |reader| reader.survey(since_ns)).await?);
-        let mut surveys = self.surveys.lock().unwrap_or_else(PoisonError::into_inner);
-        if surveys.len() == SURVEYS_MAX {
-            surveys.remove(0);
+        let survey = self.read(move |reader| reader.survey(since_ns, rows_max)).await?;
+        let survey = Arc::new(survey);
+        let good_until = Instant::now() + SURVEY_AGE.max(begun.elapsed() * SURVEY_REST);
+        let mut looks = self.surveys.lock().unwrap_or_else(PoisonError::into_inner);
+        if looks.len() == SURVEYS_MAX {
+            looks.remove(0);
         }
-        surveys.push((since_ns, Instant::now(), Arc::clone(&survey)));
+        looks.push(Look { since_ns, rows_max, good_until, survey: Arc::clone(&survey) });
         Ok(survey)
     }
 
@@ -317,7 +337,7 @@ impl Records for LocalRecords {
         if !self.is_here(workspace, None, None) {
             return Ok(Choices::default());
         }
-        let survey = self.survey(since_ns).await?;
+        let survey = self.survey(since_ns, CHOICES_ROWS).await?;
         let servers: HashMap<_, _> =
             survey.upstreams.iter().map(|(name, of)| (name.clone(), of.usage.clone())).collect();
         let mut names: HashMap<String, ultra_store::Usage> = HashMap::new();
@@ -339,7 +359,7 @@ impl Records for LocalRecords {
         if !self.is_here(workspace, None, None) {
             return Ok(Vec::new());
         }
-        let survey = self.survey(since_ns).await?;
+        let survey = self.survey(since_ns, usize::MAX).await?;
         let mut servers: Vec<_> =
             survey.upstreams.iter().map(|(name, of)| server(name, of)).collect();
         servers.sort_by(|a, b| a.upstream.cmp(&b.upstream));
@@ -355,7 +375,7 @@ impl Records for LocalRecords {
         if !self.is_here(workspace, None, None) {
             return Ok(None);
         }
-        let survey = self.survey(since_ns).await?;
+        let survey = self.survey(since_ns, usize::MAX).await?;
         Ok(survey.upstreams.get(upstream).map(|of| ServerDetail {
             server: server(upstream, of),
             tools: by_use(&of.names),
@@ -368,7 +388,7 @@ impl Records for LocalRecords {
         if !self.is_here(workspace, None, Some(gateway)) {
             return Ok(Vec::new());
         }
-        let survey = self.survey(0).await?;
+        let survey = self.survey(0, usize::MAX).await?;
         let clients = by_use(&survey.clients).into_iter().take(CHOICES_MAX);
         let mut clients: Vec<_> =
             clients.map(|(client, usage)| ClientUse { client, usage }).collect();

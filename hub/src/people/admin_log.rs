@@ -82,12 +82,6 @@ impl Act {
         self
     }
 
-    /// What did it, if it was no person.
-    pub(crate) fn by_other(mut self, name: &str) -> Self {
-        name.clone_into(&mut self.actor_name);
-        self
-    }
-
     pub(super) fn from(mut self, address: IpAddr) -> Self {
         self.address = address.to_string();
         self

@@ -150,26 +150,21 @@ fn is_loopback(url: &Url) -> bool {
 
 impl Authorization {
     /// Reads the rest of a request; an error goes to the client.
-    pub(crate) fn parse(
-        asked: &Asked<'_>,
-        redirect: Redirect,
-    ) -> Result<Self, (Redirect, OAuthError)> {
+    pub(crate) fn parse(asked: &Asked<'_>, redirect: &Redirect) -> Result<Self, OAuthError> {
         let challenge = asked.code_challenge.filter(|challenge| {
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
             challenge.len() == CHALLENGE_CHARS && challenge.bytes().all(plain)
         });
         match (asked.response_type, asked.code_challenge_method, challenge) {
             (Some("code"), Some("S256"), Some(challenge)) => {
-                Ok(Self { redirect, challenge: challenge.to_owned() })
+                Ok(Self { redirect: redirect.clone(), challenge: challenge.to_owned() })
             }
             (Some("code"), _, _) => {
                 let text = "`code_challenge` with `code_challenge_method=S256` is needed";
-                Err((redirect, OAuthError::InvalidRequest(text)))
+                Err(OAuthError::InvalidRequest(text))
             }
-            (Some(_), _, _) => Err((redirect, OAuthError::UnsupportedResponseType)),
-            (None, _, _) => {
-                Err((redirect, OAuthError::InvalidRequest("`response_type` is missing")))
-            }
+            (Some(_), _, _) => Err(OAuthError::UnsupportedResponseType),
+            (None, _, _) => Err(OAuthError::InvalidRequest("`response_type` is missing")),
         }
     }
 }
@@ -300,7 +295,7 @@ mod tests {
         };
         let word = |asked: Asked<'_>| {
             let redirect = Redirect::parse(&asked).unwrap();
-            Authorization::parse(&asked, redirect).map_err(|(_, error)| error.word()).err()
+            Authorization::parse(&asked, &redirect).map_err(|error| error.word()).err()
         };
 
         assert_eq!(word(good), None);

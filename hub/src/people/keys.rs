@@ -26,7 +26,6 @@ const USE_PERIOD_MS: i64 = 60_000;
 #[derive(Debug, Clone)]
 pub(crate) struct DeployKey {
     pub(crate) id: DeployKeyId,
-    pub(crate) name: String,
     /// Its workspace, and that it may link there and see nothing.
     pub(crate) entry: Entry,
 }
@@ -165,35 +164,34 @@ impl People {
     /// - [`ApiError::Unauthorized`]: there is no such key.
     /// - [`ApiError::Revoked`]: it was taken back, or has expired.
     pub(crate) async fn deploy_key(&self, secret: &Secret) -> Result<DeployKey, ApiError> {
-        let sql = "SELECT k.id, k.name, k.hash, k.revoked_ms, k.expires_ms, k.used_ms, k.organization, o.name,
+        let sql = "SELECT k.id, k.hash, k.revoked_ms, k.expires_ms, k.used_ms, k.organization, o.name,
                  t.name, k.workspace, w.name
              FROM deploy_keys k JOIN workspaces w ON w.id = k.workspace JOIN teams t ON t.id = w.team
              JOIN organizations o ON o.id = k.organization WHERE k.lookup = $1";
         let row = self.database.row(sql, &values![secret.lookup()]).await?;
         let row = row.ok_or(ApiError::Unauthorized)?;
-        if !secret.matches(&row.get::<Vec<u8>>(2)?) {
+        if !secret.matches(&row.get::<Vec<u8>>(1)?) {
             return Err(ApiError::Unauthorized);
         }
         let now_ms = self.now_ms();
-        let expired = row.get::<Option<i64>>(4)?.is_some_and(|expires_ms| expires_ms <= now_ms);
-        if expired || row.get::<Option<i64>>(3)?.is_some() {
+        let expired = row.get::<Option<i64>>(3)?.is_some_and(|expires_ms| expires_ms <= now_ms);
+        if expired || row.get::<Option<i64>>(2)?.is_some() {
             return Err(ApiError::Revoked);
         }
         let id = row.get(0)?;
         let stale_ms = now_ms - USE_PERIOD_MS;
-        if row.get::<Option<i64>>(5)?.is_none_or(|used_ms| used_ms <= stale_ms) {
+        if row.get::<Option<i64>>(4)?.is_none_or(|used_ms| used_ms <= stale_ms) {
             let sql = "UPDATE deploy_keys SET used_ms = $1 WHERE id = $2 AND (used_ms IS NULL OR used_ms <= $3)";
             self.database.execute(sql, &values![now_ms, id, stale_ms]).await?;
         }
         Ok(DeployKey {
             id,
-            name: row.get(1)?,
             entry: Entry {
-                organization: row.get(6)?,
-                organization_name: row.get(7)?,
-                team_name: row.get(8)?,
-                workspace: row.get(9)?,
-                workspace_name: row.get(10)?,
+                organization: row.get(5)?,
+                organization_name: row.get(6)?,
+                team_name: row.get(7)?,
+                workspace: row.get(8)?,
+                workspace_name: row.get(9)?,
                 role: Role::Beacon,
             },
         })

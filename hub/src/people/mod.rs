@@ -35,7 +35,6 @@ use std::sync::Arc;
 use url::Url;
 
 pub(crate) use admin_log::Act;
-pub(crate) use authority::By;
 pub(crate) use gate::HubGate;
 pub use mail::MailError;
 pub use oidc::ProviderError;

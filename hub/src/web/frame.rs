@@ -66,7 +66,8 @@ impl Frame {
 
     /// What stands behind the title in the browser's window.
     pub(crate) fn product(&self) -> &'static str {
-        if self.is_local() { "Ultra" } else { "Ultra Hub" }
+        let account = self.viewing.as_ref().and_then(|viewing| viewing.account.as_ref());
+        if account.is_some() { "Ultra Hub" } else { "Ultra" }
     }
 
     pub(crate) fn title(&self) -> Text {

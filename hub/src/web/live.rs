@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Site;
@@ -88,7 +88,9 @@ pub(super) async fn live(State(site): State<Site>, visit: Visit) -> Response {
         let event = Event::default().retry(PERIOD).data(revision.to_string());
         Some((Ok::<_, Infallible>(event), listener))
     });
-    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+    // Proxies that gather an answer before they pass it on would never pass it on.
+    let unbuffered = [(HeaderName::from_static("x-accel-buffering"), "no")];
+    (unbuffered, Sse::new(events).keep_alive(KeepAlive::default())).into_response()
 }
 
 impl Listener {

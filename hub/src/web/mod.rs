@@ -36,7 +36,7 @@ pub(crate) use address::Address;
 pub(crate) use frame::{Frame, Tab};
 pub(crate) use gate::{Gate, Viewing};
 pub(crate) use headers::headers;
-pub(crate) use visit::failure;
+pub(crate) use visit::{failure, refusal};
 
 use visit::Visit;
 

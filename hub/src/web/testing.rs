@@ -1,5 +1,6 @@
 //! A site for tests: a real database of records, gateways in memory, and somebody who is signed in.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -46,7 +47,7 @@ pub(crate) struct Answer {
 pub(crate) struct Site {
     router: Router,
     pub(crate) store: SqliteStore,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 /// A site that is not built yet.
@@ -102,14 +103,19 @@ impl Plan {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ultra.db");
         let store = SqliteStore::open(SqliteOptions::new(&path)).unwrap();
-        let records = LocalRecords::open(&path, self.label).unwrap();
+        let router = self.router(&path);
+        Site { router, store, directory }
+    }
+
+    /// The routes of a site over a database that is there.
+    fn router(self, path: &Path) -> Router {
+        let records = LocalRecords::open(path, self.label).unwrap();
         let web = Web {
             gate: std::sync::Arc::new(Open(self.viewing)),
             records: std::sync::Arc::new(records),
             fleet: std::sync::Arc::new(MemoryFleet { all: self.gateways, facets: self.facets }),
         };
-        let router = router(web).layer(from_fn(headers));
-        Site { router, store, _directory: directory }
+        router(web).layer(from_fn(headers))
     }
 }
 
@@ -129,6 +135,11 @@ impl Site {
             self.store.record(Record::Audit(Box::new(event)));
         }
         assert!(self.store.flush(Instant::now() + Duration::from_secs(20)), "flush took 20 s");
+    }
+
+    /// The same records, with other people and gateways around them.
+    pub(crate) fn instead(&mut self, plan: Plan) {
+        self.router = plan.router(&self.directory.path().join("ultra.db"));
     }
 
     /// Gets a page below the workspace.

@@ -2,5 +2,6 @@
 
 mod dom;
 mod exports;
+mod fleet;
 mod hostile;
 mod lists;

@@ -26,8 +26,8 @@ const ROWS: u32 = 50;
 /// What there is to choose from was used within this time.
 pub(super) const CHOICES_NS: i64 = 30 * 86_400 * 1_000_000_000;
 
-/// The operations there are; others can be set by a link.
-pub(super) const OPERATIONS: [(&str, &str); 7] = [
+/// Operations in words; others are shown as they are.
+const OPERATIONS: [(&str, &str); 7] = [
     ("tool_call", "Tool call"),
     ("resource_read", "Resource read"),
     ("prompt_get", "Prompt get"),
@@ -219,8 +219,8 @@ pub(super) async fn query(site: &Site, visit: &Visit) -> Result<(Filters, TraceQ
     let since_ns = visit.now_ns().saturating_sub(CHOICES_NS);
     let choices = site.web.records.choices(visit.workspace(), since_ns).await?;
     let mut filters = Filters::new(&visit.address);
-    let known = OPERATIONS.map(|(value, label)| (value.to_owned(), label.to_owned()));
-    let operation = filters.one("operation", "Operation", known);
+    let operations = choices.operations.iter().map(|name| (name.clone(), word(name).to_owned()));
+    let operation = filters.one("operation", "Operation", operations);
     let upstream = filters.one("upstream", "Server", same(&choices.upstreams));
     let name = filters.one("name", "Tool or resource", same(&choices.names));
     let statuses = [("success", "Success"), ("error", "Error")];
@@ -291,8 +291,12 @@ pub(super) fn status_class(status: Status) -> &'static str {
 
 /// An operation in words.
 pub(super) fn operation(operation: &str) -> Text {
+    Text::from(word(operation))
+}
+
+fn word(operation: &str) -> &str {
     let known = OPERATIONS.iter().find(|(value, _)| *value == operation);
-    known.map_or_else(|| Text::from(operation), |(_, label)| Text::from(*label))
+    known.map_or(operation, |(_, label)| label)
 }
 
 impl Call {

@@ -122,6 +122,16 @@ pub(crate) fn failure(viewing: Option<Viewing>, error: &ApiError) -> Response {
     if let Some(first) = message.get_mut(..1) {
         first.make_ascii_uppercase();
     }
+    refusal(status, title, message, viewing)
+}
+
+/// Says something else on a page than what was asked for.
+pub(crate) fn refusal(
+    status: StatusCode,
+    title: &'static str,
+    message: String,
+    viewing: Option<Viewing>,
+) -> Response {
     let frame = Frame { title: title.to_owned(), tab: Tab::None, viewing };
     let without_filters = status == StatusCode::BAD_REQUEST;
     let page = Failure { frame, title, message, without_filters };

@@ -188,6 +188,9 @@ impl Session {
         meta: Option<RequestMeta>,
         reply_to: &ReplyTo,
     ) -> Result<Arc<OpenRequest>, Bytes> {
+        if let Some(client) = self.client.get() {
+            client.activity.note();
+        }
         // Requests of the modern era over HTTP have nothing in common, not even their ids.
         let is_alone = meta.is_some() && matches!(reply_to, ReplyTo::Stream(_));
         let mut open = lock(&self.open);

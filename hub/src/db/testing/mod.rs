@@ -30,6 +30,17 @@ impl TestDatabase {
         Some(Self { database: Arc::new(database), _directory: None })
     }
 
+    /// A PostgreSQL database on a server of its own, which waits for the disk: for measuring.
+    pub(crate) async fn postgres_that_waits() -> Option<Self> {
+        let url = tokio::task::spawn_blocking(|| {
+            let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start(&[])?));
+            Some(cluster.database())
+        });
+        let url = url.await.unwrap()?;
+        let database = Postgres::open(&url, super::postgres::tls()).await.unwrap();
+        Some(Self { database: Arc::new(database), _directory: None })
+    }
+
     /// One of each kind there is.
     pub(crate) async fn each() -> Vec<Self> {
         let mut databases = vec![Self::sqlite().await];

@@ -26,17 +26,17 @@ impl FreeSpace {
     }
 }
 
-/// The disk that a directory is on.
+/// The disk that a file is on.
 #[derive(Debug)]
 pub(super) struct Disk {
-    directory: PathBuf,
+    path: PathBuf,
     free: FreeSpace,
     checked: Mutex<Option<(Instant, bool)>>,
 }
 
 impl Disk {
-    pub(super) fn new(directory: PathBuf, free: FreeSpace) -> Self {
-        Self { directory, free, checked: Mutex::new(None) }
+    pub(super) fn new(path: PathBuf, free: FreeSpace) -> Self {
+        Self { path, free, checked: Mutex::new(None) }
     }
 
     /// Whether there is room; also if nobody knows.
@@ -47,7 +47,7 @@ impl Disk {
         {
             return has_room;
         }
-        let has_room = space(&self.directory).is_none_or(|(free, total)| {
+        let has_room = space(&self.path).is_none_or(|(free, total)| {
             let is_left = self.free.is_left(free, total);
             if !is_left {
                 tracing::error!(
@@ -65,8 +65,8 @@ impl Disk {
 
 /// Returns how many bytes are free, and how many there are.
 #[cfg(unix)]
-fn space(directory: &std::path::Path) -> Option<(u64, u64)> {
-    let found = rustix::fs::statvfs(directory).ok()?;
+fn space(path: &std::path::Path) -> Option<(u64, u64)> {
+    let found = rustix::fs::statvfs(path).ok()?;
     Some((
         found.f_bavail.saturating_mul(found.f_frsize),
         found.f_blocks.saturating_mul(found.f_frsize),

@@ -11,6 +11,8 @@ mod search;
 mod series;
 mod streams;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod traces;
 mod usage;
 mod writer;
@@ -41,12 +43,12 @@ use crate::wire::{Acknowledgement, StreamState};
 pub(crate) use self::disk::FreeSpace;
 
 /// A batch whose last record is younger is of what happens now.
-const LIVE_NS: i64 = 10 * 60 * 1_000_000_000;
+const RECENT_NS: i64 = 10 * 60 * 1_000_000_000;
 
-/// A batch with so few records is stored at once, however old they are.
-const SMALL_RECORDS: u64 = 50;
+/// Records of a small batch.
+const SMALL_RECORDS: u64 = 100;
 
-/// Batches of a lane whose lines are read at the same time.
+/// Large batches whose lines are read at the same time. Small ones do not wait.
 const READING_MAX: usize = 2;
 
 /// What a store of events is told.
@@ -65,8 +67,7 @@ pub(crate) struct SqlEvents {
     writer: Arc<Writer>,
     queue: Arc<Queue<Job>>,
     disk: Option<Disk>,
-    reading_live: Semaphore,
-    reading_backlog: Semaphore,
+    reading: Semaphore,
 }
 
 impl SqlEvents {
@@ -90,14 +91,8 @@ impl SqlEvents {
         for _ in 0..writer::writers(dialect) {
             tasks.spawn(Arc::clone(&writer).run());
         }
-        Ok(Self {
-            database,
-            writer,
-            queue,
-            disk: options.directory.map(|directory| Disk::new(directory, options.free)),
-            reading_live: Semaphore::new(READING_MAX),
-            reading_backlog: Semaphore::new(READING_MAX),
-        })
+        let disk = options.directory.map(|directory| Disk::new(directory, options.free));
+        Ok(Self { database, writer, queue, disk, reading: Semaphore::new(READING_MAX) })
     }
 
     async fn take(&self, origin: Origin, batch: Batch) -> Result<Acknowledgement, AppendError> {
@@ -105,13 +100,12 @@ impl SqlEvents {
         if self.disk.as_ref().is_some_and(|disk| !disk.has_room()) {
             return Err(AppendError::Full);
         }
-        let (lane, reading) = match lane(&batch) {
-            Lane::Live => (Lane::Live, &self.reading_live),
-            Lane::Backlog => (Lane::Backlog, &self.reading_backlog),
-        };
-        let count = batch.head.count;
+        let (lane, count) = (lane(&batch), batch.head.count);
         let ticket = self.queue.admit(lane, count, batch.lines.len()).ok_or(AppendError::Full)?;
-        let permit = reading.acquire().await.map_err(stopped)?;
+        let permit = match lane {
+            Lane::Small => None,
+            Lane::Recent | Lane::Old => Some(self.reading.acquire().await.map_err(stopped)?),
+        };
         let batch = spawn_blocking(move || read(origin, batch)).await.map_err(stopped)??;
         drop(permit);
         let (reply, answer) = oneshot::channel();
@@ -209,12 +203,13 @@ impl Drop for SqlEvents {
 }
 
 fn lane(batch: &Batch) -> Lane {
-    let live_from = batch.received_ms.saturating_mul(1_000_000).saturating_sub(LIVE_NS);
-    let is_small = batch.head.count <= SMALL_RECORDS;
-    if is_small || lines::last_ns(&batch.lines).is_some_and(|at_ns| at_ns >= live_from) {
-        Lane::Live
-    } else {
-        Lane::Backlog
+    if batch.head.count <= SMALL_RECORDS {
+        return Lane::Small;
+    }
+    let recent_from = batch.received_ms.saturating_mul(1_000_000).saturating_sub(RECENT_NS);
+    match lines::last_ns(&batch.lines) {
+        Some(at_ns) if at_ns >= recent_from => Lane::Recent,
+        Some(_) | None => Lane::Old,
     }
 }
 

@@ -1,33 +1,43 @@
 //! Batches that wait to be stored: how many may, and which comes first.
 //!
-//! What happens now has a lane of its own, so that it does not wait behind yesterday. Knows nothing of how a
-//! batch is stored.
+//! What is small and what happens now do not wait behind what happened yesterday: each has a lane of its own.
+//! Knows nothing of how a batch is stored.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// What waits in both lanes together, in bytes as they came.
+/// What waits in all lanes together, in bytes as they came.
 const BYTES_MAX: usize = 96 * 1024 * 1024;
-
-/// What waits of what happens now: three or four seconds of storing.
-const LIVE_MAX: u64 = 40_000;
-
-/// What waits of what happened long ago. Its gateways come again.
-const BACKLOG_MAX: u64 = 16_000;
 
 /// A batch costs as much as so many records, in addition to those it has.
 const BATCH_COST: u64 = 20;
 
-/// Of so many choices, one prefers the backlog: it must not wait forever either.
-const BACKLOG_TURN: u64 = 8;
+/// Of so many choices, one prefers the last lane: it must not wait forever either.
+const OLD_TURN: u64 = 8;
 
-/// Which of the two.
+/// Which of them; the first one comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
-    Live,
-    Backlog,
+    /// A few records, such as a gateway has each minute.
+    Small,
+    /// Many, of what happens now.
+    Recent,
+    /// Many, of what happened long ago.
+    Old,
+}
+
+impl Lane {
+    /// The cost of what may wait in this lane: two or three seconds of storing. Whoever is refused
+    /// comes again.
+    fn cost_max(self) -> u64 {
+        match self {
+            Self::Small => 20_000,
+            Self::Recent => 24_000,
+            Self::Old => 16_000,
+        }
+    }
 }
 
 /// What is taken from the queue at a time.
@@ -35,12 +45,10 @@ pub(super) enum Lane {
 pub(super) struct Portions {
     /// Batches.
     pub(super) batches_max: usize,
-    /// Records of the live lane; a single batch may have more.
-    pub(super) live_max: u64,
-    /// Records of the backlog, when there is nothing live beside them.
-    pub(super) backlog_max: u64,
-    /// Groups with something of the backlog that are stored at the same time.
-    pub(super) backlog_groups_max: usize,
+    /// Their records; a single batch may have more.
+    pub(super) records_max: u64,
+    /// Groups that are not only of small ones, stored at the same time. Others are left for those.
+    pub(super) large_groups_max: usize,
 }
 
 /// What waits.
@@ -53,13 +61,12 @@ pub(super) struct Queue<T> {
 
 #[derive(Debug)]
 struct State<T> {
-    live: VecDeque<(u64, T)>,
-    backlog: VecDeque<(u64, T)>,
+    /// With the number of records of each.
+    lanes: [VecDeque<(u64, T)>; 3],
     /// What is in the lanes, on its way to them, or being stored.
-    live_cost: u64,
-    backlog_cost: u64,
+    costs: [u64; 3],
     bytes: usize,
-    backlog_groups: usize,
+    large_groups: usize,
     turn: u64,
     closed: bool,
 }
@@ -77,18 +84,17 @@ pub(super) struct Ticket<T> {
 #[derive(Debug)]
 pub(super) struct Group<T> {
     pub(super) jobs: Vec<T>,
-    backlog: Option<Arc<Queue<T>>>,
+    /// If not all of them are small.
+    large: Option<Arc<Queue<T>>>,
 }
 
 impl<T> Queue<T> {
     pub(super) fn new(portions: Portions) -> Self {
         let state = State {
-            live: VecDeque::new(),
-            backlog: VecDeque::new(),
-            live_cost: 0,
-            backlog_cost: 0,
+            lanes: [VecDeque::new(), VecDeque::new(), VecDeque::new()],
+            costs: [0; 3],
             bytes: 0,
-            backlog_groups: 0,
+            large_groups: 0,
             turn: 0,
             closed: false,
         };
@@ -104,30 +110,18 @@ impl<T> Queue<T> {
     ) -> Option<Ticket<T>> {
         let mut state = self.lock();
         let cost = records + BATCH_COST;
-        let (waiting, most) = match lane {
-            Lane::Live => (&mut state.live_cost, LIVE_MAX),
-            Lane::Backlog => (&mut state.backlog_cost, BACKLOG_MAX),
-        };
-        if *waiting + cost > most {
+        let is_full = state.costs[lane as usize] + cost > lane.cost_max();
+        if is_full || state.bytes + bytes > BYTES_MAX {
             return None;
         }
-        *waiting += cost;
-        if state.bytes + bytes > BYTES_MAX {
-            *state.cost(lane) -= cost;
-            return None;
-        }
+        state.costs[lane as usize] += cost;
         state.bytes += bytes;
         Some(Ticket { queue: Arc::clone(self), lane, cost, bytes })
     }
 
     /// Puts a job with so many records into its lane.
     pub(super) fn push(&self, lane: Lane, records: u64, job: T) {
-        let mut state = self.lock();
-        match lane {
-            Lane::Live => state.live.push_back((records, job)),
-            Lane::Backlog => state.backlog.push_back((records, job)),
-        }
-        drop(state);
+        self.lock().lanes[lane as usize].push_back((records, job));
         self.ready.notify_one();
     }
 
@@ -136,17 +130,17 @@ impl<T> Queue<T> {
         loop {
             {
                 let mut state = self.lock();
-                let (jobs, backlog) = state.take(self.portions);
+                let (jobs, large) = state.take(self.portions);
+                let is_empty = state.lanes.iter().all(VecDeque::is_empty);
                 if !jobs.is_empty() {
-                    let more = !state.live.is_empty() || !state.backlog.is_empty();
                     drop(state);
-                    if more {
+                    if !is_empty {
                         self.ready.notify_one();
                     }
-                    let backlog = backlog.then(|| Arc::clone(self));
-                    return Some(Group { jobs, backlog });
+                    let large = large.then(|| Arc::clone(self));
+                    return Some(Group { jobs, large });
                 }
-                if state.closed && state.live.is_empty() && state.backlog.is_empty() {
+                if state.closed && is_empty {
                     self.ready.notify_one();
                     return None;
                 }
@@ -168,59 +162,57 @@ impl<T> Queue<T> {
 }
 
 impl<T> State<T> {
-    fn cost(&mut self, lane: Lane) -> &mut u64 {
-        match lane {
-            Lane::Live => &mut self.live_cost,
-            Lane::Backlog => &mut self.backlog_cost,
-        }
-    }
-
-    /// Returns jobs, and whether some are of the backlog.
+    /// Returns jobs, and whether some are of large batches.
     fn take(&mut self, portions: Portions) -> (Vec<T>, bool) {
-        let mut jobs = Vec::new();
         self.turn += 1;
-        let backlog_first = portions.batches_max == 1 && self.turn.is_multiple_of(BACKLOG_TURN);
-        let backlog_may = self.backlog_groups < portions.backlog_groups_max;
-        let mut live = 0;
-        if !(backlog_first && backlog_may && !self.backlog.is_empty()) {
-            while jobs.len() < portions.batches_max
-                && let Some((records, job)) = self
-                    .live
-                    .pop_front_if(|(records, _)| live == 0 || live + *records <= portions.live_max)
-            {
-                live += records;
-                jobs.push(job);
+        let mut jobs = Vec::new();
+        self.move_from(Lane::Small, portions.batches_max, portions.records_max, &mut jobs);
+        let small = jobs.len();
+        if self.large_groups >= portions.large_groups_max {
+            return (jobs, false);
+        }
+        // Beside small ones, one large batch at a time: that is how long the next small one waits.
+        let room = portions.batches_max.saturating_sub(small);
+        let room = if small == 0 { room } else { room.min(1) };
+        let mut lanes = [Lane::Recent, Lane::Old];
+        if self.turn.is_multiple_of(OLD_TURN) {
+            lanes.reverse();
+        }
+        for lane in lanes {
+            if jobs.len() == small {
+                self.move_from(lane, room, portions.records_max, &mut jobs);
             }
         }
-        // Beside what is live, one batch at a time: that is how long the next live one waits.
-        let most = if live == 0 { portions.backlog_max } else { 0 };
-        let (before, mut taken) = (jobs.len(), 0);
-        while backlog_may
-            && jobs.len() < portions.batches_max
-            && let Some((records, job)) =
-                self.backlog.pop_front_if(|(records, _)| taken == 0 || taken + *records <= most)
+        let large = jobs.len() > small;
+        self.large_groups += usize::from(large);
+        (jobs, large)
+    }
+
+    fn move_from(&mut self, lane: Lane, batches_max: usize, records_max: u64, jobs: &mut Vec<T>) {
+        let (mut batches, mut moved) = (0, 0);
+        while batches < batches_max
+            && let Some((records, job)) = self.lanes[lane as usize]
+                .pop_front_if(|(records, _)| batches == 0 || moved + *records <= records_max)
         {
-            taken += records.max(1);
+            batches += 1;
+            moved += records;
             jobs.push(job);
         }
-        let backlog = jobs.len() > before;
-        self.backlog_groups += usize::from(backlog);
-        (jobs, backlog)
     }
 }
 
 impl<T> Drop for Ticket<T> {
     fn drop(&mut self) {
         let mut state = self.queue.lock();
-        *state.cost(self.lane) -= self.cost;
+        state.costs[self.lane as usize] -= self.cost;
         state.bytes -= self.bytes;
     }
 }
 
 impl<T> Drop for Group<T> {
     fn drop(&mut self) {
-        if let Some(queue) = self.backlog.take() {
-            queue.lock().backlog_groups -= 1;
+        if let Some(queue) = self.large.take() {
+            queue.lock().large_groups -= 1;
             queue.ready.notify_one();
         }
     }
@@ -230,89 +222,93 @@ impl<T> Drop for Group<T> {
 mod tests {
     use super::*;
 
-    const ONE: Portions =
-        Portions { batches_max: 1, live_max: 1000, backlog_max: 1000, backlog_groups_max: 2 };
-    const MANY: Portions =
-        Portions { batches_max: 64, live_max: 4000, backlog_max: 2000, backlog_groups_max: 1 };
+    const ONE: Portions = Portions { batches_max: 1, records_max: 1, large_groups_max: 2 };
+    const MANY: Portions = Portions { batches_max: 64, records_max: 2000, large_groups_max: 1 };
 
     fn queue(portions: Portions) -> Arc<Queue<&'static str>> {
         Arc::new(Queue::new(portions))
     }
 
-    #[tokio::test]
-    async fn what_happens_now_comes_before_what_happened_long_ago() {
-        let queue = queue(ONE);
-        queue.push(Lane::Backlog, 1000, "old");
-        queue.push(Lane::Live, 10, "new");
-
-        let taken = [queue.take().await.unwrap(), queue.take().await.unwrap()];
-
-        assert_eq!(taken.map(|group| group.jobs[0]), ["new", "old"]);
-    }
-
-    #[tokio::test]
-    async fn a_group_has_all_that_is_live_and_one_batch_of_the_backlog() {
-        let queue = queue(MANY);
-        for _ in 0..3 {
-            queue.push(Lane::Backlog, 1000, "old");
-        }
-        for records in [1500, 1500, 1500] {
-            queue.push(Lane::Live, records, "new");
-        }
-
+    async fn taken(queue: &Arc<Queue<&'static str>>, groups: usize) -> Vec<Vec<&'static str>> {
         let mut taken = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..groups {
             taken.push(queue.take().await.unwrap().jobs.clone());
         }
-
-        assert_eq!(taken, [vec!["new", "new", "old"], vec!["new", "old"], vec!["old"]]);
+        taken
     }
 
     #[tokio::test]
-    async fn the_backlog_leaves_room_and_still_moves() {
+    async fn what_is_small_comes_before_what_is_recent_and_that_before_what_is_old() {
         let queue = queue(ONE);
-        for _ in 0..4 {
-            queue.push(Lane::Backlog, 1000, "old");
+        queue.push(Lane::Old, 1000, "old");
+        queue.push(Lane::Recent, 1000, "recent");
+        queue.push(Lane::Small, 10, "small");
+
+        assert_eq!(taken(&queue, 3).await, [["small"], ["recent"], ["old"]]);
+    }
+
+    #[tokio::test]
+    async fn a_group_has_all_that_is_small_and_one_large_batch() {
+        let queue = queue(MANY);
+        for _ in 0..3 {
+            queue.push(Lane::Old, 1000, "old");
+            queue.push(Lane::Recent, 1000, "recent");
+            queue.push(Lane::Small, 10, "small");
         }
-        let first = queue.take().await.unwrap();
-        let second = queue.take().await.unwrap();
-        // Two are being stored: a third waits, however long nothing live comes.
+
+        let taken = taken(&queue, 4).await;
+
+        assert_eq!(taken[0], ["small", "small", "small", "recent"]);
+        assert_eq!(taken[1..], [vec!["recent", "recent"], vec!["old", "old"], vec!["old"]]);
+    }
+
+    #[tokio::test]
+    async fn large_batches_leave_room_for_small_ones() {
+        let queue = queue(ONE);
+        for _ in 0..3 {
+            queue.push(Lane::Old, 1000, "old");
+        }
+        let groups = [queue.take().await.unwrap(), queue.take().await.unwrap()];
+
+        // Two are being stored: a third one waits, and a small one does not.
         let waiting = tokio::time::timeout(std::time::Duration::from_millis(10), queue.take());
         assert!(waiting.await.is_err());
-        drop(first);
+        queue.push(Lane::Small, 1, "small");
+        assert_eq!(queue.take().await.unwrap().jobs, ["small"]);
+        drop(groups);
         assert_eq!(queue.take().await.unwrap().jobs, ["old"]);
-        drop(second);
+    }
 
+    #[tokio::test]
+    async fn what_is_old_moves_however_much_is_recent() {
+        let queue = queue(ONE);
+        queue.push(Lane::Old, 1000, "old");
         for _ in 0..20 {
-            queue.push(Lane::Live, 1, "new");
-        }
-        let mut order = Vec::new();
-        for _ in 0..20 {
-            order.push(queue.take().await.unwrap().jobs[0]);
+            queue.push(Lane::Recent, 1000, "recent");
         }
 
-        assert_eq!(order.iter().filter(|lane| **lane == "old").count(), 1);
+        assert!(taken(&queue, 8).await.contains(&vec!["old"]));
     }
 
     #[test]
-    fn a_full_lane_refuses_and_the_other_one_does_not() {
+    fn a_full_lane_refuses_and_another_one_does_not() {
         let queue = queue(MANY);
         let mut tickets = Vec::new();
-        while let Some(ticket) = queue.admit(Lane::Backlog, 1000, 1) {
+        while let Some(ticket) = queue.admit(Lane::Old, 1000, 1) {
             tickets.push(ticket);
         }
 
         assert_eq!(tickets.len(), 15);
-        assert!(queue.admit(Lane::Live, 1000, 1).is_some());
-        assert!(queue.admit(Lane::Live, 1, BYTES_MAX).is_none());
+        assert!(queue.admit(Lane::Recent, 1000, 1).is_some());
+        assert!(queue.admit(Lane::Small, 1, BYTES_MAX).is_none());
         tickets.pop();
-        assert!(queue.admit(Lane::Backlog, 1000, 1).is_some());
+        assert!(queue.admit(Lane::Old, 1000, 1).is_some());
     }
 
     #[tokio::test]
     async fn what_waits_is_still_taken_after_closing() {
         let queue = queue(MANY);
-        queue.push(Lane::Live, 1, "last");
+        queue.push(Lane::Recent, 1, "last");
         queue.close();
 
         assert_eq!(queue.take().await.unwrap().jobs, ["last"]);

@@ -46,12 +46,8 @@ pub(super) fn writers(dialect: Dialect) -> usize {
 pub(super) fn portions(dialect: Dialect) -> Portions {
     match dialect {
         // A tenth of a second or two: whoever comes while it is stored waits for it and for the next one.
-        Dialect::Sqlite => {
-            Portions { batches_max: 64, live_max: 2000, backlog_max: 2000, backlog_groups_max: 1 }
-        }
-        Dialect::Postgres => {
-            Portions { batches_max: 1, live_max: 1, backlog_max: 1, backlog_groups_max: 2 }
-        }
+        Dialect::Sqlite => Portions { batches_max: 64, records_max: 2000, large_groups_max: 1 },
+        Dialect::Postgres => Portions { batches_max: 1, records_max: 1, large_groups_max: 4 },
     }
 }
 

@@ -2,6 +2,9 @@
 
 mod append;
 mod query;
+mod tenancy;
+mod torture;
+mod usage;
 
 use std::sync::Arc;
 
@@ -13,7 +16,7 @@ use super::sql::{Options, SqlEvents};
 use super::{AppendError, Batch, EventStore, Origin, Records, TraceLine, TraceQuery};
 use crate::db::testing::TestDatabase;
 use crate::db::{Database, values};
-use crate::id::{GatewayId, OrganizationId, UserId, WorkspaceId};
+use crate::id::{GatewayId, OrganizationId, WorkspaceId};
 use crate::wire::{Acknowledgement, BatchHead, RecordKind, Span};
 
 /// Of a gateway whose database has been there from the beginning.
@@ -111,10 +114,6 @@ pub(super) async fn gateway(database: &dyn Database, id: i64, workspace: i64, ow
     let name = format!("gateway {id}");
     let parameters = values![id, workspace, name, owner, id, [0_u8; 32]];
     database.execute(sql, &parameters).await.unwrap();
-}
-
-pub(super) fn user(id: i64) -> UserId {
-    UserId::from_number(id)
 }
 
 /// The lines of a batch. Records get the numbers of their places.

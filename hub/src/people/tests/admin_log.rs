@@ -120,3 +120,19 @@ async fn each_organization_has_its_own() {
         assert!(!page.text.contains("theirs"), "{}", page.text);
     }
 }
+
+/// A gateway's name is what its machine says.
+#[tokio::test]
+async fn names_from_elsewhere_are_shown_as_they_are() {
+    for site in Site::each().await {
+        let home = site.organization("acme").await;
+        let act = Act::new("gateway.linked", "<b>\u{202e}gnp.exe\u{200b}")
+            .with("x", "</code><img src=x>");
+        site.people.note(home.organization, None, act, site.address()).await;
+
+        let page = site.signed_in(OWNER).await.get(&home.page("settings/log")).await;
+
+        assert!(page.text.contains("&#60;b&#62;‹U+202E›gnp.exe‹U+200B›"), "{}", page.text);
+        assert!(!page.text.contains("<img"), "{}", page.text);
+    }
+}

@@ -37,7 +37,8 @@ async fn a_key_is_shown_once_and_found_by_its_hash() {
         let hash: Vec<u8> = site.value("SELECT hash FROM deploy_keys", &[]).await;
         assert!(secret.matches(&hash));
         let key = site.people.deploy_key(&secret).await.unwrap();
-        assert_eq!((key.name.as_str(), key.entry.workspace), ("CI", home.workspace));
+        assert_eq!(key.entry.workspace, home.workspace);
+        assert_eq!(key.entry.organization_name, "acme");
         assert_eq!(key.entry.role, Role::Beacon);
         assert_eq!(
             site.log().await.last().unwrap(),

@@ -1,7 +1,16 @@
 //! How mail is set up, and what stands in it.
 
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
 use crate::db::testing::TestDatabase;
+use crate::people::setup::Setup;
 use crate::people::testing::{OWNER, Site};
+use crate::people::ticket::Ticket;
 use crate::people::{MailError, Options, OptionsError, People};
 
 async fn refusal(url: &str, from: Option<&str>) -> Option<MailError> {
@@ -59,4 +68,65 @@ async fn a_code_says_what_it_is_for() {
         mail.text
     );
     assert!(mail.text.contains("ten minutes"), "{}", mail.text);
+}
+
+/// Keeps what is logged at `info` and above.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+impl Visit for Log {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        writeln!(self.0.lock().unwrap(), "{field}={value:?}").unwrap();
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("ultra_hub") && *metadata.level() <= Level::INFO
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Whoever runs the Hub passes the code on.
+#[tokio::test]
+async fn without_a_mail_server_the_code_is_in_the_log() {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(log.clone());
+    let test = TestDatabase::sqlite().await;
+    let url = "http://127.0.0.1:8080".parse().unwrap();
+    let people = People::new(test.database.clone(), Options::default(), url).unwrap();
+    let link = people.setup_url().await.unwrap().unwrap();
+    let setup = Setup {
+        organization: "Acme".to_owned(),
+        team: "T".to_owned(),
+        workspace: "W".to_owned(),
+        email: OWNER.to_owned(),
+        name: String::new(),
+    };
+    let address = [127, 0, 0, 1].into();
+    let ticket = Ticket::parse(link.path().strip_prefix("/setup/").unwrap()).unwrap();
+    people.set_up(&ticket, &setup, address).await.unwrap();
+
+    people.ask_code("stranger@acme.test", address).await.unwrap();
+    let ticket = people.ask_code(OWNER, address).await.unwrap();
+
+    let said = log.0.lock().unwrap().clone();
+    assert!(!said.contains("stranger"), "{said}");
+    let code = said.split(&format!("`{OWNER}` is ")).nth(1).expect(&said).get(..9).unwrap();
+    assert!(people.take_code(&ticket, code, address).await.is_ok(), "{code}");
 }

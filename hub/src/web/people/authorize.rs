@@ -48,9 +48,9 @@ fn refused(visit: &Visit, redirect: &Redirect, error: &OAuthError) -> Response {
 pub(super) async fn form(visit: Visit) -> Result<Response, ApiError> {
     let asked = asked(&visit.query);
     let redirect = Redirect::parse(&asked)?;
-    let authorization = match Authorization::parse(&asked, redirect) {
+    let authorization = match Authorization::parse(&asked, &redirect) {
         Ok(authorization) => authorization,
-        Err((redirect, error)) => return Ok(refused(&visit, &redirect, &error)),
+        Err(error) => return Ok(refused(&visit, &redirect, &error)),
     };
     let session = visit.session()?;
     let url = &authorization.redirect.url;
@@ -85,9 +85,9 @@ fn source(url: &Url) -> String {
 pub(super) async fn decide(visit: Visit) -> Result<Response, ApiError> {
     let asked = asked(&visit.form);
     let redirect = Redirect::parse(&asked)?;
-    let authorization = match Authorization::parse(&asked, redirect) {
+    let authorization = match Authorization::parse(&asked, &redirect) {
         Ok(authorization) => authorization,
-        Err((redirect, error)) => return Ok(refused(&visit, &redirect, &error)),
+        Err(error) => return Ok(refused(&visit, &redirect, &error)),
     };
     if visit.form.get("decision") != Some("allow") {
         return Ok(refused(&visit, &authorization.redirect, &OAuthError::AccessDenied));

@@ -46,7 +46,12 @@ pub(super) fn texts(html: &str, class: &str) -> Vec<String> {
     all.map(|element| element.text.trim().to_owned()).collect()
 }
 
-/// Returns the addresses of links within the text, such as `Next page`.
+/// Returns the names of the rows of a list.
+pub(super) fn names(html: &str) -> Vec<String> {
+    texts(html, "open")
+}
+
+/// Returns the address of the first link with this text, such as `Next page`.
 pub(super) fn link(html: &str, text: &str) -> Option<String> {
     let all = elements(html).into_iter().filter(|element| element.name == "a");
     let mut all = all.filter(|element| element.text.trim() == text);

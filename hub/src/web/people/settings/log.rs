@@ -10,6 +10,7 @@ use super::{Tabs, place};
 use crate::error::ApiError;
 use crate::people::admin_log::{Filter, Line, Place, Weight};
 use crate::web::Frame;
+use crate::web::text::Text;
 
 /// Of a page.
 const LINES: u32 = 50;
@@ -45,6 +46,11 @@ struct Page {
 }
 
 impl Page {
+    /// What somebody else called something: a gateway has the name that its machine has.
+    fn text(&self, text: &str) -> Text {
+        Text::line(text)
+    }
+
     fn groups(&self) -> [(&'static str, &'static str); 8] {
         GROUPS
     }
