@@ -339,11 +339,8 @@ async fn unlinking_tells_the_hub_and_keeps_the_tokens() {
     assert_eq!(again.0, Some(1));
     assert!(again.1.contains("this gateway is not linked"), "{}", again.1);
     assert_eq!(linked_anew.0, Some(0), "the tokens stayed: {}", linked_anew.1);
-    let (unlinked, sign_ins) = {
-        let state = hub.state();
-        (state.unlinked, state.sign_ins)
-    };
-    assert_eq!((unlinked, sign_ins), (1, 1));
+    let state = hub.state();
+    assert_eq!((state.unlinked, state.sign_ins), (1, 1));
 }
 
 #[tokio::test]

@@ -1,13 +1,15 @@
 //! What `ultra start` has of the Hub: finds the link, or makes one with a deploy key, then sends.
 //!
-//! In the background from its first line: no client waits for it.
+//! On a thread of its own from its first line: it asks a keychain, writes files, and waits for the Hub, and
+//! no client waits for it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use ultra_store::Store;
 
@@ -26,6 +28,9 @@ use crate::{auth, chain, unix_ns};
 const TRY_AGAIN_MIN: Duration = Duration::from_secs(5);
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// What links ends at its next wait when the gateway ends; a keychain may not let it.
+const LINK_END_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// What the gateway is, and what it sends of.
 pub(crate) struct Gateway {
     pub(crate) store: Arc<dyn Store>,
@@ -36,8 +41,8 @@ pub(crate) struct Gateway {
 /// A gateway that belongs to a Hub, or tries to.
 pub(crate) struct Attachment {
     stop: CancellationToken,
+    /// Nothing comes any more when the link was not found, or not in time.
     sync: oneshot::Receiver<Sync>,
-    task: JoinHandle<()>,
 }
 
 impl Attachment {
@@ -74,23 +79,32 @@ impl Attachment {
         let (sender, sync) = oneshot::channel();
         let stop = CancellationToken::new();
         let stopping = stop.clone();
-        let task = tokio::spawn(async move {
-            if let Some(Some(link)) = stopping.run_until_cancelled(seeker.link()).await
+        let spawned = std::thread::Builder::new().name("hub-link".into()).spawn(move || {
+            let runtime = match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return tracing::error!(%error, "nothing is sent to the Hub: {error}"),
+            };
+            let found = runtime.block_on(stopping.run_until_cancelled(seeker.link()));
+            // What is being written is written; a name that takes long to resolve holds nobody up.
+            runtime.shutdown_background();
+            if let Some(Some(link)) = found
                 && let Some(sync) = seeker.send(link)
             {
                 // Whoever ends the gateway takes it.
                 let _ = sender.send(sync);
             }
         });
-        Some(Self { stop, sync, task })
+        if let Err(error) = spawned {
+            tracing::error!(%error, "nothing is sent to the Hub: {error}");
+            return None;
+        }
+        Some(Self { stop, sync })
     }
 
     /// Sends what is new and says good-bye, for a moment.
     pub(crate) async fn end(self) {
         self.stop.cancel();
-        // What links writes files: it ends at its next wait.
-        let _ = self.task.await;
-        if let Ok(sync) = self.sync.await
+        if let Ok(Ok(sync)) = timeout(LINK_END_TIMEOUT, self.sync).await
             && !sync.shutdown().await
         {
             tracing::debug!("the Hub was not told in time that this gateway ends");

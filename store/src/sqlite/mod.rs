@@ -80,6 +80,8 @@ impl SqliteOptions {
 pub struct SqliteStore {
     queue: Arc<Queue>,
     reader: SqliteReader,
+    /// For whoever sends the records elsewhere, and reads much: nobody else waits for it.
+    runs: SqliteReader,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -94,13 +96,14 @@ impl SqliteStore {
         let connection = schema::open(&options.path)?;
         let queue = Arc::new(Queue::new(&options));
         let reader = SqliteReader::lazy(options.path.clone());
+        let runs = SqliteReader::lazy(options.path.clone());
         let path = options.path.clone();
         let writer = Writer::new(options, connection, Arc::clone(&queue));
         let writer = std::thread::Builder::new()
             .name("ultra-store".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| StoreError::Open { path, source: Arc::new(error) })?;
-        Ok(Self { queue, reader, writer: Some(writer) })
+        Ok(Self { queue, reader, runs, writer: Some(writer) })
     }
 
     /// A fault switch for tests: lets the database grow to so many pages of 8 KiB, as a full disk does.
@@ -121,6 +124,7 @@ impl Drop for SqliteStore {
     fn drop(&mut self) {
         // The writer's connection folds the log into the database if it is the last one.
         self.reader.close();
+        self.runs.close();
         self.queue.close();
         // A thread that hangs in the disk is left behind: it holds no more than its own connection.
         if self.queue.wait_stopped(Instant::now() + DROP_WAIT_MAX)
@@ -150,23 +154,23 @@ impl Reader for SqliteStore {
     }
 
     fn database_id(&self) -> Result<String, StoreError> {
-        self.reader.database_id()
+        self.runs.database_id()
     }
 
     fn numbers(&self) -> Result<Numbers, StoreError> {
-        self.reader.numbers()
+        self.runs.numbers()
     }
 
     fn numbers_before(&self, unix_ns: i64) -> Result<Mark, StoreError> {
-        self.reader.numbers_before(unix_ns)
+        self.runs.numbers_before(unix_ns)
     }
 
     fn trace_run(&self, run: Run) -> Result<Vec<TraceRow>, StoreError> {
-        self.reader.trace_run(run)
+        self.runs.trace_run(run)
     }
 
     fn audit_run(&self, run: Run) -> Result<Vec<AuditRow>, StoreError> {
-        self.reader.audit_run(run)
+        self.runs.audit_run(run)
     }
 }
 

@@ -478,6 +478,31 @@ fn the_log_stays_short() {
     assert!(log < 16 * 1024 * 1024, "{log}");
 }
 
+/// `initialize` asks for a catalog while a day's records are read to be sent.
+#[test]
+fn whoever_reads_runs_holds_nobody_up() {
+    let directory = TempDir::new().unwrap();
+    let store = open(&directory);
+    store.remember_catalog("files", "1", Bytes::from_static(b"c"));
+    flush(&store);
+    let (reading, is_reading) = mpsc::channel();
+    let (ended, end) = mpsc::channel::<()>();
+
+    std::thread::scope(|scope| {
+        let runs = &store.runs;
+        scope.spawn(move || {
+            runs.read(|_| {
+                reading.send(()).unwrap();
+                let _ = end.recv();
+                Ok(())
+            })
+        });
+        is_reading.recv().unwrap();
+        assert_eq!(store.catalog("files", "1").unwrap().as_deref(), Some(&b"c"[..]));
+        drop(ended);
+    });
+}
+
 /// Callers on many threads, none of whom may be forgotten.
 #[test]
 fn every_waiter_is_answered() {

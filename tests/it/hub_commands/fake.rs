@@ -36,26 +36,26 @@ pub(super) enum Mood {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub mood: Mood,
-    pub lifetime_s: u64,
-    pub workspaces: Vec<(&'static str, &'static str)>,
+    pub(super) mood: Mood,
+    pub(super) lifetime_s: u64,
+    pub(super) workspaces: Vec<(&'static str, &'static str)>,
     /// Challenge and redirect of each code.
     codes: HashMap<String, (String, String)>,
     access: HashSet<String>,
     refresh: HashSet<String>,
     /// Refresh tokens that were used, in order.
-    pub refreshed: Vec<String>,
-    pub revoked: Vec<String>,
-    pub sign_ins: usize,
+    pub(super) refreshed: Vec<String>,
+    pub(super) revoked: Vec<String>,
+    pub(super) sign_ins: usize,
     /// By secret.
-    pub gateways: BTreeMap<String, Value>,
-    pub unlinked: usize,
+    pub(super) gateways: BTreeMap<String, Value>,
+    pub(super) unlinked: usize,
     issued: usize,
 }
 
 /// A fake Hub. It ends with this value.
 pub(super) struct FakeHub {
-    pub address: SocketAddr,
+    pub(super) address: SocketAddr,
     state: Arc<Mutex<State>>,
     serving: JoinHandle<()>,
 }
