@@ -20,8 +20,11 @@ use crate::router;
 use crate::server::{Certificates, Metrics, Server, TlsError};
 use crate::web::Web;
 
+/// At the end, mail that is under way has this long.
+const LAST_MAIL: Duration = Duration::from_secs(2);
+
 /// At the end, what is gathered in memory is written within this time.
-const LAST_WRITE: Duration = Duration::from_secs(5);
+const LAST_WRITE: Duration = Duration::from_secs(2);
 
 /// Where the Hub keeps everything.
 #[derive(Clone)]
@@ -172,12 +175,14 @@ impl Hub {
         for task in background {
             task.abort();
         }
-        people.finish().await;
+        if tokio::time::timeout(LAST_MAIL, people.finish()).await.is_err() {
+            tracing::warn!("some mail could not be sent in time");
+        }
         // The tasks that write records end with the last one who can hand them some.
         drop(events);
         tasks.close();
         if tokio::time::timeout(LAST_WRITE, tasks.wait()).await.is_err() {
-            tracing::warn!("the last heartbeats could not be written in time");
+            tracing::warn!("the last heartbeats and records could not be written in time");
         }
     }
 }

@@ -77,9 +77,7 @@ async fn send_all(device: &Device, random: &mut SmallRng) {
             match device.send(body.clone()).await {
                 Some((200, _)) => break,
                 // Away, starting, or full.
-                None | Some((429 | 500..=599, _)) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await
-                }
+                None | Some((429 | 503, _)) => tokio::time::sleep(Duration::from_millis(20)).await,
                 Some((status, answer)) => panic!("{status} {answer}"),
             }
         }

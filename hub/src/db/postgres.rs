@@ -22,6 +22,16 @@ const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 /// No statement of ours takes longer, but for those of migrations.
 const STATEMENT_MS_MAX: u64 = 30_000;
 
+/// A replica that was cut off in the middle of a transaction holds its locks no longer than this.
+const IDLE_TRANSACTION_MS_MAX: u64 = 30_000;
+
+/// A server that is gone is noticed within this time, and not when TCP gives up after a quarter of an hour.
+const SERVER_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Statements kept prepared by a connection. There are about a hundred; filters make some more, by the
+/// number of their values.
+const PREPARED_MAX: usize = 256;
+
 /// A PostgreSQL database.
 #[derive(Debug)]
 pub(crate) struct Postgres {
@@ -31,17 +41,34 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Connects to `postgres://user:password@host/database`, and brings the schema up to date.
     ///
-    /// With `sslmode=require` or `prefer` in the address, TLS with the certificates of `tls`.
+    /// With `sslmode=require`, `verify-full` or `prefer` in the address, TLS with the certificates of `tls`,
+    /// which are always verified.
     pub(crate) async fn open(url: &str, tls: ClientConfig) -> Result<Self, DbError> {
+        // The driver knows the words of `libpq` but for those that only say how much is verified.
+        let url = ["verify-full", "verify-ca"].iter().fold(url.to_owned(), |url, mode| {
+            url.replace(&format!("sslmode={mode}"), "sslmode=require")
+        });
         let mut config: tokio_postgres::Config = url.parse().map_err(refused)?;
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECTION_WAIT);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(SERVER_SILENCE_MAX);
+        }
+        if !url.contains("keepalives") {
+            config.keepalives_idle(SERVER_SILENCE_MAX);
+            config.keepalives_interval(SERVER_SILENCE_MAX / 3);
+            config.keepalives_retries(3);
         }
         if config.get_application_name().is_none() {
             config.application_name("ultra-hub");
         }
         let given = config.get_options().unwrap_or_default();
-        let options = format!("-c statement_timeout={STATEMENT_MS_MAX} {given}");
+        // Plans are made for the values: with a generic one, a search would lock the table of every day.
+        let options = format!(
+            "-c statement_timeout={STATEMENT_MS_MAX} -c plan_cache_mode=force_custom_plan \
+             -c idle_in_transaction_session_timeout={IDLE_TRANSACTION_MS_MAX} {given}"
+        );
         config.options(options);
         let manager = Manager::from_config(
             config,
@@ -81,19 +108,28 @@ impl Database for Postgres {
     }
 
     async fn rows(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DbError> {
-        let client = self.pool.get().await.map_err(unavailable)?;
-        query(&client, sql, parameters).await
+        query(&self.client().await?, sql, parameters).await
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, DbError> {
-        let client = self.pool.get().await.map_err(unavailable)?;
-        client.batch_execute("BEGIN").await.map_err(failed)?;
-        Ok(Box::new(PostgresTransaction { client: Some(client) }))
+        // Whoever is dropped while it begins must not leave it begun.
+        let transaction = PostgresTransaction { client: Some(self.client().await?) };
+        transaction.client().batch_execute("BEGIN").await.map_err(failed)?;
+        Ok(Box::new(transaction))
     }
 
     async fn execute(&self, sql: &str, parameters: &[Value]) -> Result<u64, DbError> {
+        execute(&self.client().await?, sql, parameters).await
+    }
+}
+
+impl Postgres {
+    async fn client(&self) -> Result<Object, DbError> {
         let client = self.pool.get().await.map_err(unavailable)?;
-        execute(&client, sql, parameters).await
+        if client.statement_cache.size() > PREPARED_MAX {
+            client.statement_cache.clear();
+        }
+        Ok(client)
     }
 }
 
@@ -110,10 +146,19 @@ impl PostgresTransaction {
 
 impl Drop for PostgresTransaction {
     fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
-            // The connection is closed, and PostgreSQL undoes what it had begun.
+        let Some(client) = self.client.take() else { return };
+        // Back to the pool when it is undone. If that fails, or there is nobody left to do it, the
+        // connection is closed, which undoes it too.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             drop(Object::take(client));
-        }
+            return;
+        };
+        runtime.spawn(async move {
+            let undone = client.batch_execute("ROLLBACK");
+            if !matches!(tokio::time::timeout(CONNECTION_WAIT, undone).await, Ok(Ok(()))) {
+                drop(Object::take(client));
+            }
+        });
     }
 }
 
@@ -294,9 +339,17 @@ pub(super) fn failed(error: tokio_postgres::Error) -> DbError {
     if *code == SqlState::UNIQUE_VIOLATION {
         return DbError::Exists;
     }
+    // A server that became a standby; somebody who holds a lock; a row whose day got its own table while it
+    // was on its way (there are no other checks).
+    let passes = [
+        SqlState::READ_ONLY_SQL_TRANSACTION,
+        SqlState::LOCK_NOT_AVAILABLE,
+        SqlState::CHECK_VIOLATION,
+    ];
     // Class 08 connection, 40 deadlock, 53 resources, 57 operator, 58 system.
     match code.code().get(..2) {
         Some("08" | "40" | "53" | "57" | "58") => unavailable(error),
+        Some(_) | None if passes.contains(code) => unavailable(error),
         Some(_) | None => refused(error),
     }
 }

@@ -30,7 +30,7 @@ const CACHE_KIB: i64 = 16 * 1024;
 pub(crate) struct Sqlite {
     writer: Arc<tokio::sync::Mutex<Connection>>,
     readers: Arc<Mutex<Vec<Connection>>>,
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
 }
 
 impl Sqlite {
@@ -50,7 +50,7 @@ impl Sqlite {
         Ok(Self {
             writer: Arc::new(tokio::sync::Mutex::new(writer)),
             readers: Arc::new(Mutex::new(readers)),
-            reading: Semaphore::new(READERS),
+            reading: Arc::new(Semaphore::new(READERS)),
         })
     }
 }
@@ -100,8 +100,8 @@ impl Database for Sqlite {
     }
 
     async fn rows(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DbError> {
-        // Never closed.
-        let _permit = self.reading.acquire().await.map_err(unavailable)?;
+        // Never closed. The statement holds it, and not the asker: who gives up leaves the connection busy.
+        let permit = Arc::clone(&self.reading).acquire_owned().await.map_err(unavailable)?;
         let (sql, parameters) = (numbered(sql), parameters.to_vec());
         let readers = Arc::clone(&self.readers);
         spawn_blocking(move || {
@@ -109,6 +109,7 @@ impl Database for Sqlite {
             let connection = lock().pop().ok_or_else(|| unavailable("no reader is left"))?;
             let rows = query(&connection, &sql, &parameters);
             lock().push(connection);
+            drop(permit);
             rows.map_err(failed)
         })
         .await

@@ -35,9 +35,6 @@ use crate::server::Server;
 use crate::web::{self, Web};
 use crate::wire::Host;
 
-/// At the end, answers under way have this long. Pages that listen for news would stay for ever.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
-
 /// Until the head of an answer: files and news begin at once and may go on.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
@@ -127,14 +124,7 @@ impl Dashboard {
     /// Serves it until `shutdown`.
     pub async fn serve(self, shutdown: CancellationToken) {
         let server = Server { router: self.router, tls: None, behind_proxy: false };
-        let late = async {
-            shutdown.cancelled().await;
-            tokio::time::sleep(LAST_ANSWERS).await;
-        };
-        tokio::select! {
-            () = server.serve(self.listener, shutdown.clone()) => {}
-            () = late => {}
-        }
+        server.serve(self.listener, shutdown).await;
     }
 }
 

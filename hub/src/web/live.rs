@@ -7,17 +7,20 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use http::{HeaderName, StatusCode};
+use http::HeaderName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Site;
 use super::visit::Visit;
+use crate::error::ApiError;
 use crate::events::{Found, Records};
 use crate::id::WorkspaceId;
+use crate::server::Closing;
 
 /// Between two looks at the records, for all pages of a workspace together.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -67,13 +70,18 @@ struct Listener {
     /// What it was told last.
     told: Option<i64>,
     looks: u32,
+    closing: Closing,
     _permit: OwnedSemaphorePermit,
 }
 
 /// `/w/{workspace}/live`
-pub(super) async fn live(State(site): State<Site>, visit: Visit) -> Response {
+pub(super) async fn live(
+    State(site): State<Site>,
+    closing: Option<Extension<Closing>>,
+    visit: Visit,
+) -> Response {
     let Ok(permit) = Arc::clone(&site.live.room).try_acquire_owned() else {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        return ApiError::Unavailable { retry_s: 60 }.into_response();
     };
     let listener = Listener {
         live: site.live,
@@ -81,6 +89,7 @@ pub(super) async fn live(State(site): State<Site>, visit: Visit) -> Response {
         workspace: visit.workspace(),
         told: None,
         looks: 0,
+        closing: closing.map(|Extension(closing)| closing).unwrap_or_default(),
         _permit: permit,
     };
     let events = stream::unfold(listener, |mut listener| async move {
@@ -98,7 +107,7 @@ impl Listener {
     async fn next(&mut self) -> Option<i64> {
         while self.looks < LOOKS {
             if self.looks > 0 {
-                tokio::time::sleep(PERIOD).await;
+                self.closing.0.run_until_cancelled(tokio::time::sleep(PERIOD)).await?;
             }
             self.looks += 1;
             // A database that is away for a moment is no news.

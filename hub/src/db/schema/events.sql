@@ -141,3 +141,20 @@ CREATE TABLE rejected (
     received_ms BIGINT NOT NULL,
     PRIMARY KEY (gateway, database_id, kind, seq)
 );
+
+-- SQLite chooses its indices by these figures, and would read a whole workspace for a session without them. They are
+-- those of a million records, and stay: nobody has to run ANALYZE.
+--sqlite ANALYZE;
+--sqlite INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES
+--sqlite ('traces', 'traces', '1000000 1000000 1 1'),
+--sqlite ('traces', 'traces_by_series', '1000000 1000000 1000 1 1'),
+--sqlite ('traces', 'traces_by_session', '1000000 1000000 40 1 1'),
+--sqlite ('traces', 'traces_by_name', '10000 10000 10 1 1'),
+--sqlite ('trace_details', 'sqlite_autoindex_trace_details_1', '1000000 1000000 1 1'),
+--sqlite ('trace_details', 'trace_details_by_trace', '1000000 1000000 2'),
+--sqlite ('audit_events', 'audit_events', '1000000 1000000 1 1'),
+--sqlite ('audit_events', 'audit_events_by_series', '1000000 1000000 1000 1 1'),
+--sqlite ('audit_events', 'audit_events_by_session', '1000000 1000000 40 1 1'),
+--sqlite ('audit_events', 'audit_events_by_name', '10000 10000 10 1 1'),
+--sqlite ('audit_events', 'audit_events_by_id', '1000000 1000000 1');
+--sqlite ANALYZE sqlite_schema;

@@ -33,8 +33,7 @@ pub(super) struct Stored {
 /// Refuses a head that makes no sense.
 pub(super) fn check(head: &BatchHead) -> Result<(), AppendError> {
     let invalid = |reason| Err(AppendError::Invalid { reason });
-    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    if head.database.len() != 32 || !head.database.bytes().all(hex) {
+    if !streams::is_database_id(&head.database) {
         return invalid("`database` is not 32 hex digits");
     }
     if head.first < 1 {
@@ -63,7 +62,10 @@ pub(super) async fn store(
     batch: &mut ReadBatch,
 ) -> Result<Stored, AppendError> {
     let (origin, head) = (batch.origin, &batch.head);
-    let mut stream = streams::lock(transaction, for_update, origin.gateway, head).await?;
+    let stream = streams::lock(transaction, for_update, origin.gateway, head).await?;
+    let mut stream = stream.ok_or(AppendError::Invalid {
+        reason: "the gateway has sent records of too many databases; link it anew",
+    })?;
     let run = (head.first, head.first + head.count as i64 - 1);
     let missing = stream.spans.missing(run);
     let lost: Spans = head.lost.iter().flat_map(|span| stream.spans.missing(*span)).collect();
@@ -79,13 +81,12 @@ pub(super) async fn store(
         lines.rejected.into_iter().filter(|rejected| is_missing(rejected.seq)).collect();
     let mut series = known.of(transaction, origin).await?;
     let mut placed = Vec::with_capacity(head.count as usize);
-    for record in records {
-        match series.place(&record.labels) {
+    for mut record in records {
+        match series.place(&mut record.labels) {
             Some(place) => placed.push((record, place)),
             None => rejected.push(Rejected {
                 seq: record.seq,
-                reason: "the gateway has too many different servers, clients and operations"
-                    .to_owned(),
+                reason: "the gateway has too many different servers and operations".to_owned(),
                 line: String::new(),
             }),
         }

@@ -3,9 +3,9 @@
 use uuid::Uuid;
 
 use super::search::{LABELLED, Listing, Search};
-use super::traces::gateway;
+use super::traces::{by_id, gateway};
 use super::uuid;
-use crate::db::{Database, DbError, Row, values};
+use crate::db::{Database, DbError, Row};
 use crate::events::{AuditLine, AuditQuery, Found, Page, lines};
 use crate::id::WorkspaceId;
 use crate::wire::RecordKind;
@@ -53,9 +53,10 @@ pub(super) async fn event(
 ) -> Found<Option<AuditLine>> {
     let sql = format!(
         "SELECT {COLUMNS} FROM audit_events t {LABELLED}
-         WHERE t.workspace = $1 AND t.id = $2 ORDER BY t.at_ns DESC LIMIT 1"
+         WHERE t.workspace = $1 AND t.id = $2 AND t.at_ns BETWEEN $3 AND $4
+         ORDER BY t.at_ns DESC LIMIT 1"
     );
-    let row = database.row(&sql, &values![workspace, id.into_bytes()]).await?;
+    let row = by_id(database, &sql, workspace, id).await?;
     row.as_ref().map(line).transpose()
 }
 

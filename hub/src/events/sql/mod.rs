@@ -97,7 +97,9 @@ impl SqlEvents {
 
     async fn take(&self, origin: Origin, batch: Batch) -> Result<Acknowledgement, AppendError> {
         append::check(&batch.head)?;
-        if self.disk.as_ref().is_some_and(|disk| !disk.has_room()) {
+        if let Some(disk) = &self.disk
+            && !disk.has_room(&*self.database).await
+        {
             return Err(AppendError::Full);
         }
         let (lane, count) = (lane(&batch), batch.head.count);
@@ -188,7 +190,12 @@ impl EventStore for SqlEvents {
     async fn retain(&self, traces_from_ns: i64, audit_from_ns: i64) -> Found<u64> {
         let partitions = &self.writer.partitions;
         partitions.prepare_ahead(&*self.database).await;
-        retain::some(&*self.database, partitions, traces_from_ns, audit_from_ns).await
+        let deleted =
+            retain::some(&*self.database, partitions, traces_from_ns, audit_from_ns).await?;
+        if deleted > 0 {
+            self.writer.known.clear();
+        }
+        Ok(deleted)
     }
 
     async fn verify(&self, gateway: GatewayId) -> Found<Vec<Gaps>> {

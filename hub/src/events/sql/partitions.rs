@@ -5,7 +5,7 @@
 //! when the day gets one.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::civil::Date;
@@ -19,7 +19,7 @@ pub(super) const DAY_NS: i64 = 24 * 3600 * 1_000_000_000;
 const AHEAD_DAYS: i64 = 3;
 
 /// Days that are made when records of them come. What is older is odd.
-const PAST_DAYS_MAX: i64 = 400;
+pub(super) const PAST_DAYS_MAX: i64 = 400;
 
 /// Days made for one batch. A gateway that was away for a month sends a few days with each.
 const MADE_PER_BATCH_MAX: usize = 4;
@@ -41,11 +41,14 @@ const LOCK: i64 = 0x756c_7472_6164_6179;
 #[derive(Debug)]
 pub(super) struct Partitions {
     dialect: Dialect,
-    days: Mutex<HashMap<(&'static str, i64), Day>>,
+    days: Mutex<HashMap<(RecordKind, i64), Day>>,
+    /// The first day that is kept: what is older is about to be deleted, and gets no table again.
+    kept_from: Mutex<HashMap<RecordKind, i64>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Day {
+    /// All tables of the kind.
     Made,
     /// Not before then.
     Failed(Instant),
@@ -61,7 +64,7 @@ pub(super) fn tables(kind: RecordKind) -> &'static [&'static str] {
 
 impl Partitions {
     pub(super) fn new(dialect: Dialect) -> Self {
-        Self { dialect, days: Mutex::default() }
+        Self { dialect, days: Mutex::default(), kept_from: Mutex::default() }
     }
 
     /// Makes the tables of days that records of a batch need, as far as that makes sense.
@@ -79,12 +82,14 @@ impl Partitions {
         let mut last = None;
         for day in times.map(|at_ns| at_ns.div_euclid(DAY_NS)) {
             // Most records are of the day of the one before.
-            if last != Some(day) && !self.is_settled(tables(kind)[0], day) {
+            if last != Some(day) && !self.is_settled(kind, day) {
                 *wanted.entry(day).or_default() += 1;
             }
             last = Some(day);
         }
-        wanted.retain(|day, _| (today - PAST_DAYS_MAX..today + AHEAD_DAYS).contains(day));
+        let kept_from = self.lock_kept().get(&kind).copied().unwrap_or(i64::MIN);
+        let first = kept_from.max(today - PAST_DAYS_MAX);
+        wanted.retain(|day, _| (first..today + AHEAD_DAYS).contains(day));
         let mut wanted: Vec<_> = wanted.into_iter().collect();
         wanted.sort_by_key(|(_, rows)| std::cmp::Reverse(*rows));
         for (day, _) in wanted.into_iter().take(MADE_PER_BATCH_MAX) {
@@ -100,21 +105,25 @@ impl Partitions {
         let today = now_ns().div_euclid(DAY_NS);
         for kind in [RecordKind::Traces, RecordKind::Audit] {
             for day in today..today + AHEAD_DAYS {
-                if !self.is_settled(tables(kind)[0], day) {
+                if !self.is_settled(kind, day) {
                     self.make_all(database, kind, day).await;
                 }
             }
         }
     }
 
-    /// Forgets a day whose tables were dropped.
-    pub(super) fn forget(&self, table: &'static str, day: i64) {
-        self.days.lock().unwrap_or_else(PoisonError::into_inner).remove(&(table, day));
+    /// Notes from which day on records of a kind are kept.
+    pub(super) fn keep_from(&self, kind: RecordKind, day: i64) {
+        self.lock_kept().insert(kind, day);
     }
 
-    fn is_settled(&self, table: &'static str, day: i64) -> bool {
-        let days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
-        match days.get(&(table, day)) {
+    /// Forgets a day whose tables were dropped.
+    pub(super) fn forget(&self, kind: RecordKind, day: i64) {
+        self.lock_days().remove(&(kind, day));
+    }
+
+    fn is_settled(&self, kind: RecordKind, day: i64) -> bool {
+        match self.lock_days().get(&(kind, day)) {
             Some(Day::Made) => true,
             Some(Day::Failed(until)) => Instant::now() < *until,
             None => false,
@@ -122,23 +131,28 @@ impl Partitions {
     }
 
     async fn make_all(&self, database: &dyn Database, kind: RecordKind, day: i64) {
+        let mut outcome = Day::Made;
         for table in tables(kind) {
-            let outcome = match make(database, table, day).await {
-                Ok(()) => Day::Made,
-                Err(error) => {
-                    // Its rows have a place all the same.
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(db.table = table, error, "a day has no table of its own yet");
-                    Day::Failed(Instant::now() + RETRY_AFTER)
-                }
-            };
-            let mut days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
-            days.insert((table, day), outcome);
+            if let Err(error) = make(database, table, day).await {
+                // Its rows have a place all the same.
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(db.table = table, error, "a day has no table of its own yet");
+                outcome = Day::Failed(Instant::now() + RETRY_AFTER);
+            }
         }
+        self.lock_days().insert((kind, day), outcome);
+    }
+
+    fn lock_days(&self) -> MutexGuard<'_, HashMap<(RecordKind, i64), Day>> {
+        self.days.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_kept(&self) -> MutexGuard<'_, HashMap<RecordKind, i64>> {
+        self.kept_from.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Returns the days that have a table, and whether there is one.
+/// Returns the days that have a table, oldest first.
 pub(super) async fn days(database: &dyn Database, table: &str) -> Result<Vec<i64>, DbError> {
     let sql = "SELECT CAST(c.relname AS TEXT) FROM pg_inherits i
         JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent

@@ -25,22 +25,26 @@ pub(super) async fn some(
     for (kind, from_ns) in
         [(RecordKind::Traces, traces_from_ns), (RecordKind::Audit, audit_from_ns)]
     {
-        let deleted = match database.dialect() {
-            Dialect::Postgres => {
-                // Days go as a whole, and what sums them up goes with them.
-                let from_ns = day_start(from_ns);
-                let dropped = drop_day(database, partitions, kind, from_ns).await?;
-                if dropped > 0 {
-                    return Ok(dropped);
-                }
-                delete_records(database, kind, "_odd", from_ns).await?
-                    + delete_sums(database, kind, from_ns).await?
-            }
-            Dialect::Sqlite => {
-                delete_records(database, kind, "", from_ns).await?
-                    + delete_sums(database, kind, from_ns).await?
-            }
+        let (from_ns, suffix) = match database.dialect() {
+            // Days go as a whole, and what sums them up goes with them.
+            Dialect::Postgres => (day_start(from_ns), "_odd"),
+            Dialect::Sqlite => (from_ns, ""),
         };
+        let mut deleted = 0;
+        if database.dialect() == Dialect::Postgres {
+            partitions.keep_from(kind, from_ns.div_euclid(DAY_NS));
+            deleted = drop_day(database, partitions, kind, from_ns).await?;
+        }
+        if deleted == 0 {
+            deleted = delete_records(database, kind, suffix, from_ns).await?;
+        }
+        if deleted == 0 && kind == RecordKind::Traces && suffix == "_odd" {
+            deleted = delete_lone_details(database, from_ns).await?;
+        }
+        // Last: as long as there are records, their workspaces are found by what sums them up.
+        if deleted == 0 {
+            deleted = delete_sums(database, kind, from_ns).await?;
+        }
         if deleted > 0 {
             return Ok(deleted);
         }
@@ -74,7 +78,7 @@ async fn drop_day(
         let sql = format!("SET LOCAL lock_timeout = {LOCK_WAIT_MS}; DROP TABLE IF EXISTS {name}");
         transaction.batch(&sql).await?;
         transaction.commit().await?;
-        partitions.forget(table, day);
+        partitions.forget(kind, day);
         tracing::info!(db.table = name, "a day that is too old was dropped");
         dropped = rows.max(1) as u64;
     }
@@ -142,23 +146,40 @@ async fn delete(
     Ok(deleted)
 }
 
+/// Deletes some payloads of PostgreSQL's odd days whose lines had a table of their own, and went with that.
+async fn delete_lone_details(database: &dyn Database, from_ns: i64) -> Found<u64> {
+    let sql = "DELETE FROM trace_details_odd WHERE (workspace, id, at_ns) IN (
+        SELECT workspace, id, at_ns FROM trace_details_odd WHERE at_ns < $1 LIMIT $2)";
+    database.execute(sql, &values![from_ns, ROWS_MAX]).await
+}
+
 /// Deletes some of what sums up records that are no longer there.
 async fn delete_sums(
     database: &dyn Database,
     kind: RecordKind,
     from_ns: i64,
 ) -> Result<u64, DbError> {
-    let series = "DELETE FROM series WHERE (workspace, id) IN (
-        SELECT workspace, id FROM series WHERE last_ns < $1 AND kind = $2 LIMIT $3)";
-    let mut deleted = database.execute(series, &values![from_ns, kind.as_str(), ROWS_MAX]).await?;
+    let ahead_ns = partitions::now_ns().saturating_add(AHEAD_NS);
+    // Of records that were ahead nothing is left but this.
+    let old = "SELECT workspace, id FROM series WHERE kind = $1 AND (last_ns < $2
+        OR last_ns >= $3 AND NOT EXISTS (SELECT 1 FROM {lines} t
+            WHERE t.workspace = series.workspace AND t.series = series.id)) LIMIT $4";
+    let old = old.replace("{lines}", partitions::tables(kind)[0]);
+    let parameters = values![kind.as_str(), from_ns, ahead_ns, ROWS_MAX];
+    let mut deleted = 0;
+    if database.row(&old, &parameters).await?.is_some() {
+        let sql = format!("DELETE FROM series WHERE (workspace, id) IN ({old})");
+        deleted += database.execute(&sql, &parameters).await?;
+    }
     if kind == RecordKind::Traces {
-        let hour = super::rollup::hour(from_ns);
+        let parameters = values![super::rollup::hour(from_ns), ROWS_MAX];
         for (table, last) in [("tool_usage", "name"), ("gateway_usage", "gateway")] {
-            let sql = format!(
-                "DELETE FROM {table} WHERE (workspace, upstream, hour, {last}) IN (
-                    SELECT workspace, upstream, hour, {last} FROM {table} WHERE hour < $1 LIMIT $2)"
-            );
-            deleted += database.execute(&sql, &values![hour, ROWS_MAX]).await?;
+            let key = format!("workspace, upstream, hour, {last}");
+            let old = format!("SELECT {key} FROM {table} WHERE hour < $1 LIMIT $2");
+            if database.row(&old, &parameters).await?.is_some() {
+                let sql = format!("DELETE FROM {table} WHERE ({key}) IN ({old})");
+                deleted += database.execute(&sql, &parameters).await?;
+            }
         }
     }
     Ok(deleted)

@@ -9,9 +9,12 @@
 //!   needs more than *n* series: those whose newest record is the youngest.
 //!
 //! Either way a search ends after a bounded number of rows, whatever is asked for, found or not.
+//!
+//! PostgreSQL has a table for each day, and plans and locks all that a statement may touch: there a search looks
+//! at the last days first, and then at two months at a time.
 
-use super::partitions::DAY_NS;
-use crate::db::{Database, DbError, Row, Value, values};
+use super::partitions::{DAY_NS, PAST_DAYS_MAX, now_ns};
+use crate::db::{Database, DbError, Dialect, Row, Value, values};
 use crate::events::{Cursor, Found, lines};
 use crate::id::{GatewayId, UserId, WorkspaceId};
 use crate::wire::RecordKind;
@@ -27,6 +30,10 @@ const SERIES_FEW: i64 = 64;
 
 /// Rows of one session, or with one name, that are looked at.
 const SAME_MAX: i64 = 50_000;
+
+/// Days that a search in PostgreSQL looks at first, and then at a time.
+const FIRST_DAYS: i64 = 7;
+const NEXT_DAYS: i64 = 60;
 
 /// Which records.
 #[derive(Debug, Clone)]
@@ -104,8 +111,9 @@ struct Range {
 struct Matching {
     series: i64,
     records: i64,
-    last_ns: Option<i64>,
     records_of_all: i64,
+    /// When they had their first and last record; nothing if none matches.
+    span: Option<(i64, i64)>,
 }
 
 /// The newest rows so far, and no more than needed.
@@ -129,33 +137,48 @@ impl Search {
         listing: &Listing,
         newest: &mut Newest,
     ) -> Found<()> {
-        let mut range = self.range();
         let most = newest.most as i64;
         if let Some(id) = self.id {
-            return newest.add(self.by_id(database, listing, &range, id, most).await?);
-        }
-        if let Some(session) = &self.session {
-            let session = lines::label(session);
-            return newest.add(self.by_session(database, listing, &range, session, most).await?);
-        }
-        if self.is_of_all() {
-            return newest.add(self.walk(database, listing, &range, most, most).await?);
+            return newest.add(self.by_id(database, listing, &self.range(), id, most).await?);
         }
         let matching = self.matching(database).await?;
-        if let Some(last_ns) = matching.last_ns.filter(|last_ns| *last_ns < range.before_ns) {
-            // There is nothing between; `last_ns` itself is included.
-            (range.before_ns, range.before_id) = (last_ns.saturating_add(1), Vec::new());
+        let Some(span) = matching.span else { return Ok(()) };
+        for range in self.range().within(span).windows(database.dialect()) {
+            self.look(database, listing, &matching, &range, newest).await?;
+            if newest.is_full() {
+                break;
+            }
         }
-        if let Some(steps) = matching.steps(most) {
-            let rows = self.walk(database, listing, &range, steps, most).await?;
+        Ok(())
+    }
+
+    /// Looks for records in one range, by the way that costs least.
+    async fn look(
+        &self,
+        database: &dyn Database,
+        listing: &Listing,
+        matching: &Matching,
+        range: &Range,
+        newest: &mut Newest,
+    ) -> Found<()> {
+        let most = newest.most as i64;
+        if let Some(session) = &self.session {
+            let session = lines::label(session);
+            return newest.add(self.by_session(database, listing, range, session, most).await?);
+        }
+        if self.is_of_all() {
+            return newest.add(self.walk(database, listing, range, most, most).await?);
+        }
+        if let Some(steps) = matching.steps(most).filter(|_| self.name.is_none()) {
+            let rows = self.walk(database, listing, range, steps, most).await?;
             if rows.len() as i64 == most {
                 return newest.add(rows);
             }
         }
         if self.name.is_some() {
-            newest.add(self.by_name(database, listing, &range, most).await?)?;
+            newest.add(self.by_name(database, listing, range, most).await?)?;
         }
-        self.by_series(database, listing, &range, newest).await
+        self.by_series(database, listing, range, newest).await
     }
 
     /// Whether every series matches.
@@ -198,20 +221,21 @@ impl Search {
     }
 
     async fn matching(&self, database: &dyn Database) -> Found<Matching> {
-        // Names of series without are found elsewhere.
         let sql = format!(
-            "{WANTED} SELECT COUNT(*), CAST(COALESCE(SUM(calls), 0) AS BIGINT), MAX(last_ns),
+            "{WANTED} SELECT COUNT(*), CAST(COALESCE(SUM(calls), 0) AS BIGINT),
                 (SELECT CAST(COALESCE(SUM(calls), 0) AS BIGINT) FROM series
-                 WHERE workspace = $1 AND kind = $2)
+                 WHERE workspace = $1 AND kind = $2),
+                MIN(first_ns), MAX(last_ns)
              FROM wanted"
         );
         let row = database.row(&sql, &self.wanted()).await?;
         let row = row.ok_or(DbError::Column { column: 0 })?;
+        let (first_ns, last_ns): (Option<i64>, Option<i64>) = (row.get(3)?, row.get(4)?);
         Ok(Matching {
             series: row.get(0)?,
             records: row.get(1)?,
-            last_ns: row.get(2)?,
-            records_of_all: row.get(3)?,
+            records_of_all: row.get(2)?,
+            span: first_ns.zip(last_ns),
         })
     }
 
@@ -239,10 +263,14 @@ impl Search {
         most: i64,
     ) -> Found<Vec<Row>> {
         let table = listing.table;
+        // The records in question first, and then those of them that fit.
         let source = format!(
-            "SELECT * FROM {table} WHERE {RANGE} AND (at_ns, id) IN (
-                SELECT at_ns, id FROM trace_details WHERE workspace = $1 AND id = $14
-                UNION SELECT at_ns, id FROM trace_details WHERE workspace = $1 AND trace_id = $14)
+            "SELECT r.* FROM (
+                SELECT at_ns AS same_ns, id AS same_id FROM trace_details
+                WHERE workspace = $1 AND id = $14
+                UNION SELECT at_ns, id FROM trace_details WHERE workspace = $1 AND trace_id = $14) d
+             CROSS JOIN {table} r
+             WHERE {RANGE} AND at_ns = same_ns AND id = same_id
              AND (CAST($15 AS TEXT) IS NULL OR session = $15)"
         );
         let sql = statement(listing, &source, 16);
@@ -346,6 +374,39 @@ impl Search {
     }
 }
 
+impl Range {
+    /// What of it is in a span of time, both ends included.
+    fn within(mut self, (first_ns, last_ns): (i64, i64)) -> Self {
+        if last_ns < self.before_ns {
+            (self.before_ns, self.before_id) = (last_ns.saturating_add(1), Vec::new());
+        }
+        self.from_ns = self.from_ns.max(first_ns);
+        self
+    }
+
+    /// Returns the parts to look at one after another, newest first.
+    fn windows(self, dialect: Dialect) -> Vec<Self> {
+        if dialect == Dialect::Sqlite {
+            return vec![self];
+        }
+        let now_ns = now_ns();
+        // What is older has no tables of its own, but for those that grew old.
+        let last_ns = now_ns - PAST_DAYS_MAX * DAY_NS;
+        let (mut windows, mut rest, mut days) = (Vec::new(), self, FIRST_DAYS);
+        loop {
+            let newest_ns = rest.before_ns.min(now_ns);
+            let from_ns = day_start(newest_ns.saturating_sub(days * DAY_NS));
+            if from_ns <= rest.from_ns || newest_ns < last_ns {
+                windows.push(rest);
+                return windows;
+            }
+            let older = Self { before_ns: from_ns, before_id: Vec::new(), from_ns: rest.from_ns };
+            windows.push(Self { from_ns, ..rest });
+            (rest, days) = (older, NEXT_DAYS);
+        }
+    }
+}
+
 impl Matching {
     /// Returns how many records must be looked at to find so many, if that is worth it.
     fn steps(&self, most: i64) -> Option<i64> {
@@ -368,10 +429,13 @@ impl Newest {
         Ok(())
     }
 
+    fn is_full(&self) -> bool {
+        self.rows.len() == self.most
+    }
+
     /// What is older than this is not needed any more.
     fn oldest_ns(&self) -> i64 {
-        let full = self.rows.len() == self.most;
-        self.rows.last().filter(|_| full).map_or(i64::MIN, |(at_ns, _, _)| *at_ns)
+        self.rows.last().filter(|_| self.is_full()).map_or(i64::MIN, |(at_ns, _, _)| *at_ns)
     }
 
     fn page(mut self, limit: usize) -> Found<FoundRows> {
@@ -406,4 +470,61 @@ fn statement(listing: &Listing, source: &str, limit: usize) -> String {
 /// Returns the start of the day that a time is in.
 pub(super) fn day_start(at_ns: i64) -> i64 {
     at_ns.div_euclid(DAY_NS).saturating_mul(DAY_NS)
+}
+
+/// Returns the span of time that a record with this id is in, if the id says when it was made.
+pub(super) fn made_about(id: uuid::Uuid) -> Option<(i64, i64)> {
+    let (seconds, _) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();
+    let at_ns = i64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?;
+    Some((at_ns.checked_sub(DAY_NS)?, at_ns.checked_add(DAY_NS)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(before_ns: i64, from_ns: i64) -> Range {
+        Range { before_ns, before_id: Vec::new(), from_ns }
+    }
+
+    #[test]
+    fn windows_cover_a_range_without_a_gap_and_are_few() {
+        let now_ns = now_ns();
+        let cases = [
+            (i64::MAX, i64::MIN),
+            (now_ns, now_ns - 400 * DAY_NS),
+            (now_ns, now_ns - DAY_NS),
+            (now_ns - 100 * DAY_NS, now_ns - 300 * DAY_NS),
+            (now_ns - 5000 * DAY_NS, i64::MIN),
+            (5, 4),
+        ];
+
+        for (before_ns, from_ns) in cases {
+            let windows = range(before_ns, from_ns).windows(Dialect::Postgres);
+
+            assert!(windows.len() <= 9, "{}", windows.len());
+            assert_eq!(windows[0].before_ns, before_ns);
+            assert_eq!(windows.last().unwrap().from_ns, from_ns);
+            for pair in windows.windows(2) {
+                assert_eq!(pair[0].from_ns, pair[1].before_ns);
+                assert!(pair[0].from_ns < pair[0].before_ns);
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_is_not_wider_than_what_is_there() {
+        let found = range(i64::MAX, i64::MIN).within((3, 7));
+        assert_eq!((found.before_ns, found.from_ns), (8, 3));
+        let found = range(5, 4).within((3, 7));
+        assert_eq!((found.before_ns, found.from_ns), (5, 4));
+    }
+
+    #[test]
+    fn an_id_may_say_when_it_was_made() {
+        let now = uuid::Uuid::now_v7();
+        let (from_ns, to_ns) = made_about(now).unwrap();
+        assert!((from_ns..to_ns).contains(&now_ns()));
+        assert_eq!(made_about(uuid::Uuid::from_u128(7)), None);
+    }
 }

@@ -17,6 +17,12 @@ const NAMED_MAX: usize = 2000;
 /// Of one gateway, named or not. Nobody has so many servers and clients.
 const SERIES_MAX: usize = 10_000;
 
+/// Beside those, for records whose client is not told apart from others any more.
+const OTHERS_MAX: usize = 1_000;
+
+/// What stands for such clients.
+const OTHERS: &str = "(others)";
+
 /// Ids kept in memory, of all gateways. What is not there is read again.
 const KNOWN_MAX: usize = 1_000_000;
 
@@ -67,6 +73,11 @@ impl KnownSeries {
         Ok(GatewaySeries { gateway, known, new: Vec::new() })
     }
 
+    /// Forgets everything: some are not there any more.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
     /// Remembers what was committed.
     pub(super) fn keep(&self, series: GatewaySeries) {
         if !series.new.is_empty()
@@ -82,8 +93,18 @@ impl KnownSeries {
 }
 
 impl GatewaySeries {
-    /// Returns where a record with these labels belongs; nothing, if there are too many series.
-    pub(super) fn place(&mut self, labels: &Labels) -> Option<Place> {
+    /// Returns where a record with these labels belongs; nothing, if there are far too many series.
+    ///
+    /// Whoever makes up a client's name with every call loses the names, and not the records: behind a number
+    /// of series, all further clients are one.
+    pub(super) fn place(&mut self, labels: &mut Labels) -> Option<Place> {
+        self.place_within(labels, SERIES_MAX).or_else(|| {
+            OTHERS.clone_into(&mut labels.client);
+            self.place_within(labels, SERIES_MAX + OTHERS_MAX)
+        })
+    }
+
+    fn place_within(&mut self, labels: &Labels, most: usize) -> Option<Place> {
         let named = Place { series: labels.series(self.gateway, true), named: true };
         if self.known.contains(&named.series) {
             return Some(named);
@@ -91,10 +112,10 @@ impl GatewaySeries {
         let unnamed = Place { series: labels.series(self.gateway, false), named: false };
         let place = match (&labels.name, self.known.len()) {
             (_, known) if known < NAMED_MAX => named,
-            (None, known) if known < SERIES_MAX => named,
+            (None, known) if known < most => named,
             (None, _) => return None,
             (Some(_), _) if self.known.contains(&unnamed.series) => return Some(unnamed),
-            (Some(_), known) if known < SERIES_MAX => unnamed,
+            (Some(_), known) if known < most => unnamed,
             (Some(_), _) => return None,
         };
         self.known.insert(place.series);
@@ -122,10 +143,10 @@ mod tests {
     }
 
     #[test]
-    fn many_names_share_a_series_and_many_clients_end_it() {
+    fn many_names_share_a_series_and_so_do_many_clients() {
         let gateway = GatewayId::from_number(1);
         let mut series = GatewaySeries { gateway, known: HashSet::new(), new: Vec::new() };
-        let mut place = |client: &str, name: Option<&str>| series.place(&labels(client, name));
+        let mut place = |client: &str, name: Option<&str>| series.place(&mut labels(client, name));
 
         for number in 0..NAMED_MAX {
             assert!(place("a", Some(&number.to_string())).unwrap().named);
@@ -137,8 +158,13 @@ mod tests {
         for number in NAMED_MAX + 1..SERIES_MAX {
             assert!(place(&format!("client {number}"), Some("x")).is_some());
         }
-        assert_eq!(place("one more", Some("x")), None);
-        assert_eq!(place("one more", None), None);
+        let others = place("one more", Some("x")).unwrap();
+        assert!(!others.named);
+        assert_eq!(place("another one", Some("y")), Some(others));
+        assert_eq!(place("one more", None), place("another one", None));
         assert_eq!(place("a", Some("latest")), Some(late));
+        let mut more = labels("one more", Some("x"));
+        series.place(&mut more);
+        assert_eq!(more.client, OTHERS);
     }
 }

@@ -16,27 +16,43 @@ pub(super) struct Stream {
 
 const KINDS: [RecordKind; 2] = [RecordKind::Traces, RecordKind::Audit];
 
-/// Returns a stream that nobody else changes until the transaction ends; makes it, if it is new.
+/// Databases of one gateway: it gets another one when the file was deleted, or restored from a backup.
+const DATABASES_MAX: i64 = 64;
+
+/// Whether this is the id of a gateway's database.
+pub(super) fn is_database_id(text: &str) -> bool {
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() == 32 && text.bytes().all(hex)
+}
+
+/// Returns a stream that nobody else changes until the transaction ends; makes it, if it is new. Nothing, if
+/// its gateway has too many databases.
 pub(super) async fn lock(
     transaction: &mut dyn Transaction,
     for_update: &str,
     gateway: GatewayId,
     head: &BatchHead,
-) -> Result<Stream, DbError> {
+) -> Result<Option<Stream>, DbError> {
     let key = values![gateway, &head.database, head.kind.as_str()];
     let find = format!(
         "SELECT spans, lost, rejected FROM streams
          WHERE gateway = $1 AND database_id = $2 AND kind = $3{for_update}"
     );
     if let Some(row) = transaction.row(&find, &key).await? {
-        return stream(&row);
+        return stream(&row).map(Some);
+    }
+    let others = "SELECT count(DISTINCT database_id) FROM streams
+        WHERE gateway = $1 AND database_id <> $2";
+    let others = transaction.row(others, &values![gateway, &head.database]).await?;
+    if others.map_or(Ok(0), |row| row.get::<i64>(0))? >= DATABASES_MAX {
+        return Ok(None);
     }
     let make = "INSERT INTO streams
             (gateway, database_id, kind, spans, lost, batches, rejected, changed_ms)
         VALUES ($1, $2, $3, '[]', '[]', 0, 0, 0) ON CONFLICT DO NOTHING";
     transaction.execute(make, &key).await?;
     let row = transaction.row(&find, &key).await?;
-    stream(&row.ok_or(DbError::Column { column: 0 })?)
+    stream(&row.ok_or(DbError::Column { column: 0 })?).map(Some)
 }
 
 /// Writes a stream back; `rejected` more could not be read.
@@ -70,7 +86,7 @@ pub(super) async fn leave_out(
     before: &[StreamState],
 ) -> Found<()> {
     let mut transaction = database.begin().await?;
-    for state in before {
+    for state in before.iter().filter(|state| is_database_id(&state.database)) {
         let head = BatchHead {
             database: state.database.clone(),
             kind: state.kind,
@@ -79,7 +95,8 @@ pub(super) async fn leave_out(
             lost: Vec::new(),
         };
         let for_update = database.dialect().for_update();
-        let mut stream = lock(&mut *transaction, for_update, gateway, &head).await?;
+        let stream = lock(&mut *transaction, for_update, gateway, &head).await?;
+        let Some(mut stream) = stream else { break };
         for span in &state.spans {
             stream.spans.add((span.0.max(1), span.1));
         }

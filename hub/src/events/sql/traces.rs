@@ -3,7 +3,7 @@
 use ultra_store::Status;
 use uuid::Uuid;
 
-use super::search::{LABELLED, Listing, Search};
+use super::search::{LABELLED, Listing, Search, made_about};
 use super::uuid;
 use crate::db::{Database, DbError, Row, values};
 use crate::events::{
@@ -64,29 +64,48 @@ pub(super) async fn detail(
     let sql = format!(
         "SELECT {COLUMNS}, d.trace_id, d.span_id, d.parent_span_id, d.payload
          FROM trace_details d CROSS JOIN traces t {LABELLED}
-         WHERE d.workspace = $1 AND d.id = $2
-         AND t.workspace = $1 AND t.at_ns = d.at_ns AND t.id = d.id
+         WHERE d.workspace = $1 AND d.id = $2 AND d.at_ns BETWEEN $3 AND $4
+         AND t.workspace = $1 AND t.at_ns = d.at_ns AND t.id = d.id AND t.at_ns BETWEEN $3 AND $4
          ORDER BY d.at_ns DESC LIMIT 1"
     );
-    let row = database.row(&sql, &values![workspace, id.into_bytes()]).await?;
-    row.map(|row| {
-        let payload: Vec<u8> = row.get(LINE_COLUMNS + 3)?;
-        let payload =
-            lines::payload(&payload).ok_or(DbError::Column { column: LINE_COLUMNS + 3 })?;
-        let hex = |bits: i64| format!("{:016x}", bits as u64);
-        let text = |json: Box<serde_json::value::RawValue>| json.get().to_owned();
-        Ok(TraceDetail {
-            line: line(&row)?,
-            trace_id: uuid(&row, LINE_COLUMNS)?.simple().to_string(),
-            span_id: hex(row.get(LINE_COLUMNS + 1)?),
-            parent_span_id: row.get::<Option<i64>>(LINE_COLUMNS + 2)?.map(hex),
-            request: payload.request.map(text),
-            response: payload.response.map(text),
-            metadata: text(payload.metadata),
-            received_ms: Some(row.get(LINE_COLUMNS - 1)?),
+    by_id(database, &sql, workspace, id)
+        .await?
+        .map(|row| {
+            let payload: Vec<u8> = row.get(LINE_COLUMNS + 3)?;
+            let payload =
+                lines::payload(&payload).ok_or(DbError::Column { column: LINE_COLUMNS + 3 })?;
+            let hex = |bits: i64| format!("{:016x}", bits as u64);
+            let text = |json: Box<serde_json::value::RawValue>| json.get().to_owned();
+            Ok(TraceDetail {
+                line: line(&row)?,
+                trace_id: uuid(&row, LINE_COLUMNS)?.simple().to_string(),
+                span_id: hex(row.get(LINE_COLUMNS + 1)?),
+                parent_span_id: row.get::<Option<i64>>(LINE_COLUMNS + 2)?.map(hex),
+                request: payload.request.map(text),
+                response: payload.response.map(text),
+                metadata: text(payload.metadata),
+                received_ms: Some(row.get(LINE_COLUMNS - 1)?),
+            })
         })
-    })
-    .transpose()
+        .transpose()
+}
+
+/// Returns the row of a record; $1 and $2 of the statement are its workspace and id, $3 and $4 the first and
+/// the last time that it may have.
+pub(super) async fn by_id(
+    database: &dyn Database,
+    sql: &str,
+    workspace: WorkspaceId,
+    id: Uuid,
+) -> Found<Option<Row>> {
+    // Most ids say in which of PostgreSQL's days to look.
+    for (from_ns, to_ns) in made_about(id).into_iter().chain([(i64::MIN, i64::MAX)]) {
+        let parameters = values![workspace, id.into_bytes(), from_ns, to_ns];
+        if let Some(row) = database.row(sql, &parameters).await? {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the calls of a session, oldest first.

@@ -1,6 +1,7 @@
 //! Batches as they come over a bad network from gateways that crash: nothing is lost, and nothing is there twice.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -13,6 +14,14 @@ use crate::wire::StreamState;
 
 /// Records of each stream.
 const RECORDS: i64 = 1500;
+
+const DAY_NS: i64 = 24 * 3600 * 1_000_000_000;
+
+/// The last one. The same for all that is sent again.
+static MIDNIGHT_NS: LazyLock<i64> = LazyLock::new(|| {
+    let now_ns = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos()).unwrap();
+    now_ns.div_euclid(DAY_NS) * DAY_NS
+});
 
 /// One stream that a task plays.
 #[derive(Debug, Clone)]
@@ -30,7 +39,10 @@ impl Stream {
         };
         // Each stream has records of its own.
         let base = self.gateway * 1_000_000 + i64::from(self.database != DATABASE) * 100_000;
-        let records: Vec<_> = (first..=last).map(|seq| make(base + seq)).collect();
+        // Two seconds apart, around the last midnight: PostgreSQL has a table for each of the two days.
+        let at_ns = |seq: i64| *MIDNIGHT_NS + (seq - RECORDS / 2) * 2_000_000_000;
+        let record = |seq| with(make(base + seq), json!({"timestamp": timestamp(at_ns(seq))}));
+        let records: Vec<_> = (first..=last).map(record).collect();
         batch_of(&self.database, self.kind, first, &records, &[])
     }
 }
