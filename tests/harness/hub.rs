@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -378,12 +378,22 @@ impl Device {
         serde_json::from_value(spans.unwrap_or(json!([]))).expect("spans")
     }
 
-    /// Returns a batch of traces from `first` on, as it is sent.
+    /// Returns a batch of traces of now from `first` on, as it is sent.
     ///
     /// # Panics
     ///
     /// If it cannot be compressed.
     pub fn traces(&self, first: i64, count: u64) -> Vec<u8> {
+        let now = SystemTime::now();
+        self.traces_at(first, count, |_| now)
+    }
+
+    /// Likewise, of calls that began at these times.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be compressed.
+    pub fn traces_at(&self, first: i64, count: u64, at: impl Fn(i64) -> SystemTime) -> Vec<u8> {
         let mut text = json!({"database": self.database, "kind": "traces", "first": first,
             "count": count})
         .to_string();
@@ -392,7 +402,7 @@ impl Device {
                 break;
             }
             text.push('\n');
-            text.push_str(&trace(&self.database, seq).to_string());
+            text.push_str(&trace(&self.database, seq, at(seq)).to_string());
         }
         text.push('\n');
         zstd::encode_all(text.as_bytes(), 1).expect("compressing into memory")
@@ -400,13 +410,17 @@ impl Device {
 }
 
 /// Returns the trace with this number: a call of some tool with a page of text, as people make them.
-pub fn trace(database: &str, seq: i64) -> Value {
+///
+/// # Panics
+///
+/// If it is not of our time.
+pub fn trace(database: &str, seq: i64, at: SystemTime) -> Value {
     let tools = ["search_code", "list_issues", "read_file", "query", "post_message"];
     let upstreams = ["github", "jira", "files", "postgres", "slack"];
     let which = usize::try_from(seq).unwrap_or_default();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now_ms = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or_default());
-    let time = jiff::Timestamp::from_millisecond(now_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let time = jiff::Timestamp::try_from(at).expect("a time of our calendar");
+    let client = database.bytes().fold(0_usize, |sum, byte| sum + usize::from(byte));
+    let clients = ["claude-ai", "cursor", "vscode", "codex", "zed"];
     let failed = which % 50 == 7;
     let text = format!("result {seq} of {database}: ").repeat(20);
     json!({
@@ -427,7 +441,7 @@ pub fn trace(database: &str, seq: i64) -> Value {
         "error": if failed { json!("the tool failed") } else { Value::Null },
         "duration": 1_000_000 + (which % 1000) * 10_000,
         "timestamp": format!("{time:.9}"),
-        "principal": format!("claude-ai/1.{}", which % 3),
+        "principal": format!("{}/1.{}", clients[client % clients.len()], client % 3),
         "session_id": format!("session-{}", which / 40),
         "metadata": {"transport": "stdio"},
     })

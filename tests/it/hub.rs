@@ -14,6 +14,9 @@ use ultra_tests::hub::{Device, Hub, Owner, Storage};
 /// Times that the Hub is killed.
 const KILLS: usize = 50;
 
+/// Times that its database crashes.
+const CRASHES: usize = 15;
+
 /// Devices, and the records of each.
 const DEVICES: i64 = 4;
 const RECORDS: i64 = 4_000;
@@ -120,9 +123,50 @@ async fn a_hub_that_is_killed_again_and_again_has_every_record_once() {
     }
 }
 
+/// PostgreSQL ends all connections and recovers; the Hub goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_crashes_again_and_again_has_every_record_once() {
+    let started = tokio::task::spawn_blocking(|| Cluster::start(&[])).await;
+    let Some(cluster) = started.expect("it starts or is not there") else { return };
+    let url = cluster.database();
+    let name = url.rsplit('=').next().unwrap_or_default().to_owned();
+    let hub = Hub::start(Storage::Postgres(url));
+    let key = Owner::set_up(&hub).await.deploy_key("load").await;
+    let crashed = Arc::new(AtomicBool::new(false));
+    let (mut tasks, mut devices) = (JoinSet::new(), Vec::new());
+    for number in 0..DEVICES {
+        let device = Device::link(&hub.url(""), &key, &format!("device {number}")).await;
+        tasks.spawn(play(device.clone(), 100 + number as u64, Arc::clone(&crashed)));
+        devices.push(device);
+    }
+    let database = name.clone();
+    let cluster = tokio::task::spawn_blocking(move || {
+        let mut random = SmallRng::seed_from_u64(8);
+        for _ in 0..CRASHES {
+            std::thread::sleep(Duration::from_millis(random.random_range(100..500)));
+            cluster.crash(&database);
+        }
+        crashed.store(true, Ordering::Relaxed);
+        cluster
+    });
+    let cluster = cluster.await.expect("a server that recovers each time");
+    while let Some(played) = tasks.join_next().await {
+        played.expect("a device");
+    }
+
+    for device in devices {
+        assert_eq!(device.spans("traces").await, vec![(1, RECORDS)]);
+    }
+    let counted = cluster.psql(&name, COUNT);
+    assert_eq!(counted, format!("{0}|{0}", DEVICES * RECORDS));
+}
+
+/// How many traces there are, and how many different ones.
+const COUNT: &str = "SELECT count(*), count(DISTINCT id) FROM traces";
+
 /// Returns how many traces there are, and how many different ones.
 fn counted(hub: &Hub, storage: &Storage) -> (i64, i64) {
-    let sql = "SELECT count(*), count(DISTINCT id) FROM traces";
+    let sql = COUNT;
     match storage {
         Storage::Sqlite => {
             let database = rusqlite::Connection::open(hub.database()).expect("the Hub's file");

@@ -137,3 +137,43 @@ async fn text_may_have_any_character() {
         assert!(["a\0b", "a\u{fffd}b"].contains(&row.get::<String>(0).unwrap().as_str()));
     }
 }
+
+/// Whoever hangs up in the middle leaves nothing behind: no transaction that goes on, and no connection that
+/// is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn askers_that_go_away_leave_nothing_behind() {
+    for test in TestDatabase::each().await {
+        let database = &test.database;
+        organization(&**database).await;
+        let sql = "INSERT INTO teams (id, organization, name, created_ms) VALUES ($1, 1, $2, 0)";
+        for round in 0..200_u64 {
+            let time = std::time::Duration::from_micros(round * 13 % 700);
+            let begun = async {
+                let mut transaction = database.begin().await.unwrap();
+                let row = values![round as i64, format!("dropped {round}")];
+                transaction.execute(sql, &row).await.unwrap();
+                std::future::pending::<()>().await;
+            };
+            let read = async { database.rows(TEAMS, &[]).await };
+            let _ = tokio::time::timeout(time, begun).await;
+            let _ = tokio::time::timeout(time / 2, read).await;
+        }
+
+        // More at the same time than there are connections.
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..40_i64 {
+            let database = std::sync::Arc::clone(database);
+            tasks.spawn(async move {
+                let row = values![1000 + number, format!("kept {number:02}")];
+                database.execute(sql, &row).await.unwrap();
+                database.rows(TEAMS, &[]).await.unwrap().len()
+            });
+        }
+        while let Some(seen) = tasks.join_next().await {
+            assert!(seen.unwrap() <= 40);
+        }
+        let teams = names(&database.rows(TEAMS, &[]).await.unwrap());
+        let expected: Vec<_> = (0..40).map(|number| format!("kept {number:02}")).collect();
+        assert_eq!(teams, expected);
+    }
+}

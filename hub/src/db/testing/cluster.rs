@@ -86,18 +86,56 @@ impl Cluster {
         format!("host={} user=ultra dbname={database}", self.directory.display())
     }
 
+    /// Returns the process that all others of the server come from.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not run.
+    pub fn pid(&self) -> u32 {
+        let file = self.directory.join("data/postmaster.pid");
+        let text = std::fs::read_to_string(file).unwrap();
+        text.lines().next().unwrap().parse().unwrap()
+    }
+
+    /// Kills a process that serves the Hub's connections to a database: the server then ends all others and
+    /// recovers. Returns when it takes connections again.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub fn crash(&self, database: &str) {
+        let one = "SELECT pid FROM pg_stat_activity
+            WHERE application_name = 'ultra-hub' AND datname = current_database() LIMIT 1";
+        let pid = self.psql(database, one);
+        if !pid.is_empty() {
+            let killed = Command::new("kill").args(["-9", &pid]).status().unwrap();
+            assert!(killed.success() || self.psql(database, one) != pid, "cannot kill {pid}");
+        }
+        for _ in 0..600 {
+            if self.run_psql(database, "SELECT 1").status.success() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the server does not recover");
+    }
+
     /// Runs a statement as the owner of everything; returns what it printed.
     ///
     /// # Panics
     ///
     /// If it fails.
     pub fn psql(&self, database: &str, sql: &str) -> String {
+        let output = self.run_psql(database, sql);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn run_psql(&self, database: &str, sql: &str) -> std::process::Output {
         let mut psql = Command::new(self.binaries.join("psql"));
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "ultra"]);
         psql.args(["-h".as_ref(), self.directory.as_os_str(), "-d".as_ref(), database.as_ref()]);
-        let output = psql.args(["-c", sql]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        psql.args(["-c", sql]).output().unwrap()
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::partitions::{DAY_NS, days, now_ns};
 use super::*;
-use crate::db::Dialect;
+use crate::db::{Dialect, Transaction, Value};
 use crate::events::retention::{self, Ages};
 use crate::events::tests::{
     Fixture, all, batch, event, id, origin, timestamp, trace, with, workspace,
@@ -12,6 +12,83 @@ use crate::events::tests::{
 use crate::wire::RecordKind;
 
 use std::time::Duration;
+
+/// A database that notes how SQLite would find what it is asked for.
+#[derive(Debug)]
+struct Explained {
+    database: Arc<dyn Database>,
+    plans: std::sync::Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl Database for Explained {
+    fn dialect(&self) -> Dialect {
+        self.database.dialect()
+    }
+
+    async fn rows(&self, sql: &str, parameters: &[Value]) -> Result<Vec<Row>, DbError> {
+        let plan = self.database.rows(&format!("EXPLAIN QUERY PLAN {sql}"), parameters).await?;
+        let steps = plan.iter().map(|row| row.get::<String>(3)).collect::<Result<Vec<_>, _>>()?;
+        self.plans.lock().unwrap().extend(steps);
+        self.database.rows(sql, parameters).await
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, DbError> {
+        self.database.begin().await
+    }
+}
+
+impl Explained {
+    /// Returns the ways to the records that were taken since the last time.
+    fn ways(&self) -> Vec<String> {
+        let steps = std::mem::take(&mut *self.plans.lock().unwrap());
+        let tables = [" traces", " trace_details", " audit_events", " t ", " d "];
+        let of_records = |step: &String| tables.iter().any(|table| step.contains(table));
+        let mut ways: Vec<_> = steps.into_iter().filter(of_records).collect();
+        ways.dedup();
+        ways
+    }
+}
+
+/// Nothing reads a whole workspace, although nobody ever ran `ANALYZE`.
+#[tokio::test]
+async fn sqlite_takes_the_shortest_way() {
+    let fixture = Fixture::each().await.remove(0);
+    for number in 0..3 {
+        fixture.send(1, 1 + number, &[aged(number + 1, number)]).await.unwrap();
+        fixture.send(1, 1 + number, &[event(number + 1)]).await.unwrap();
+    }
+    let database = Explained { database: Arc::clone(&fixture.database), plans: Vec::new().into() };
+    let text = |text: &str| Some(text.to_owned());
+    let all = || all(50);
+    let queries = [
+        (all(), "PRIMARY KEY"),
+        (TraceQuery { session: text("session-1"), ..all() }, "traces_by_session"),
+        (TraceQuery { name: text("read"), ..all() }, "traces_by_name"),
+        (TraceQuery { upstream: text("files"), ..all() }, "traces_by_series"),
+        (TraceQuery { id: text(&id(1).to_string()), ..all() }, "trace_details_by_trace"),
+    ];
+
+    for (query, index) in queries {
+        let page = traces::page(&database, workspace(), &query).await.unwrap();
+
+        let ways = database.ways();
+        assert!(!page.rows.is_empty(), "{query:?}");
+        assert!(ways.iter().any(|way| way.contains(index)), "{query:?} {ways:#?}");
+        for way in ways {
+            let is_narrow = !way.starts_with("SCAN t") && !way.contains("(workspace=?)");
+            assert!(is_narrow, "{query:?}: {way}");
+        }
+    }
+    let of = SessionKey { gateway: origin(1).gateway, session: "session-1".to_owned() };
+    assert_eq!(traces::session(&database, workspace(), &of, 10).await.unwrap().len(), 3);
+    assert!(traces::detail(&database, workspace(), id(1)).await.unwrap().is_some());
+    assert!(audit::event(&database, workspace(), id(1)).await.unwrap().is_some());
+    for way in database.ways() {
+        let is_narrow = !way.starts_with("SCAN t") && !way.contains("(workspace=?)");
+        assert!(is_narrow, "{way}");
+    }
+}
 
 /// A trace that began so long ago.
 fn aged(number: i64, days: i64) -> serde_json::Value {

@@ -200,6 +200,27 @@ async fn more_gaps_than_are_kept_are_refused_until_some_are_filled() {
 }
 
 /// Upstreams choose names and results, and some mean harm.
+/// A stream is a row that stays: a gateway cannot make as many as it likes.
+#[tokio::test]
+async fn a_gateway_has_a_bounded_number_of_databases() {
+    for fixture in Fixture::each().await {
+        let send = async |database: u64| {
+            let id = format!("{database:032x}");
+            let batch = batch_of(&id, RecordKind::Traces, 1, &traces(1..=1), &[]);
+            fixture.events.append(origin(1), batch).await
+        };
+        for database in 0..64 {
+            send(database).await.unwrap();
+        }
+
+        let refused = send(64).await.unwrap_err();
+
+        assert!(matches!(refused, AppendError::Invalid { .. }), "{refused:?}");
+        assert!(send(3).await.is_ok());
+        assert_eq!(fixture.events.streams(origin(1).gateway, None).await.unwrap().len(), 64);
+    }
+}
+
 #[tokio::test]
 async fn hostile_texts_are_cut_and_change_nothing_else() {
     let huge = "x".repeat(700_000);

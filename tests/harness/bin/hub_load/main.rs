@@ -45,20 +45,21 @@ async fn main() {
     let wanted = |name: &str| cli.only.as_deref().is_none_or(|only| only == name);
     let mut report = serde_json::Map::new();
     if wanted("sqlite") {
-        report.insert("sqlite".to_owned(), measure(&cli, Storage::Sqlite).await);
+        report.insert("sqlite".to_owned(), measure(&cli, Storage::Sqlite, None).await);
     }
     if wanted("postgres") {
         // It waits for the disk, as one in use does.
         let cluster = tokio::task::spawn_blocking(|| Cluster::start(&[])).await.expect("no panic");
         if let Some(cluster) = cluster {
             let storage = Storage::Postgres(cluster.database());
-            report.insert("postgres".to_owned(), measure(&cli, storage).await);
+            let figures = measure(&cli, storage, Some(cluster.pid())).await;
+            report.insert("postgres".to_owned(), figures);
         }
     }
     print(&Value::Object(report));
 }
 
-async fn measure(cli: &Cli, storage: Storage) -> Value {
+async fn measure(cli: &Cli, storage: Storage, database: Option<u32>) -> Value {
     let hub = Hub::start(storage);
     let owner = Owner::set_up(&hub).await;
     let (url, key) = (hub.url(""), owner.deploy_key("load").await);
@@ -67,7 +68,8 @@ async fn measure(cli: &Cli, storage: Storage) -> Value {
         let figures = match part.as_str() {
             "heartbeats" => {
                 let time = Duration::from_secs(60);
-                records::heartbeats(&url, &key, cli.beating, time, hub.pid()).await
+                let pids: Vec<_> = [hub.pid()].into_iter().chain(database).collect();
+                records::heartbeats(&url, &key, cli.beating, time, &pids).await
             }
             "records" => {
                 let time = Duration::from_secs(cli.seconds);

@@ -16,6 +16,10 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Records of a batch of what happens now.
 const LIVE: u64 = 5;
 
+/// What there is when pages are opened was recorded in so many days, by so many gateways of each task.
+const FILLED: Duration = Duration::from_secs(30 * 24 * 3600);
+const FILLING: u64 = 12;
+
 async fn link(hub: &str, key: &str, count: u32, name: &str) -> Vec<Device> {
     let mut devices = Vec::new();
     for number in 0..count {
@@ -148,12 +152,12 @@ pub(crate) async fn heartbeats(
     key: &str,
     devices: u32,
     time: Duration,
-    pid: u32,
+    pids: &[u32],
 ) -> Value {
     let devices = link(hub, key, devices, "beat").await;
     let period = Duration::from_secs(30);
     let begun = Instant::now();
-    let before = cpu(pid);
+    let before = cpu(pids);
     let count = devices.len() as u32;
     let mut tasks = JoinSet::new();
     for (number, device) in devices.into_iter().enumerate() {
@@ -162,10 +166,11 @@ pub(crate) async fn heartbeats(
             // Spread over the period, as jitter spreads them.
             tokio::time::sleep(period * number as u32 / count).await;
             let mut ticks = tokio::time::interval(period);
+            let process = uuid::Uuid::now_v7().to_string();
             while begun.elapsed() < time {
                 ticks.tick().await;
                 let sent = Instant::now();
-                match device.heartbeat("p").await {
+                match device.heartbeat(&process).await {
                     Some((200, _)) => times.note(sent),
                     other => panic!("{other:?}"),
                 }
@@ -174,7 +179,7 @@ pub(crate) async fn heartbeats(
         });
     }
     tokio::time::sleep(time).await;
-    let spent = cpu(pid) - before;
+    let spent = cpu(pids).saturating_sub(before);
     let share = spent.as_secs_f64() / begun.elapsed().as_secs_f64();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut times = Times::default();
@@ -188,34 +193,56 @@ pub(crate) async fn heartbeats(
     })
 }
 
-/// Returns the time that a process and those it waits for have had.
-fn cpu(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a living process");
-    let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
-    let ticks: u64 =
-        rest.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+/// Returns the time on a processor that processes had, with all that they started.
+fn cpu(pids: &[u32]) -> Duration {
+    let mut ticks = 0;
+    let mut family: Vec<u32> = pids.to_vec();
+    let mut next = 0;
+    while let Some(pid) = family.get(next).copied() {
+        next += 1;
+        let Some(stat) = stat(pid) else { continue };
+        // Its own, and that of children that ended.
+        ticks += stat.iter().skip(11).take(4).sum::<u64>();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap_or_default();
+        family.extend(children.split(' ').filter_map(|child| child.parse::<u32>().ok()));
+    }
     // Linux counts in hundredths of a second, whatever the kernel's own clock.
     Duration::from_millis(ticks * 10)
 }
 
-/// Fills a Hub: so many gateways, the first of which have so many traces together.
+/// Returns what stands behind the name of a process in its `stat`, its state first.
+fn stat(pid: u32) -> Option<Vec<u64>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    Some(rest.split(' ').map(|field| field.parse().unwrap_or_default()).collect())
+}
+
+/// Fills a Hub: so many gateways, some of which have so many traces together, of a month.
 pub(crate) async fn fill(hub: &str, key: &str, traces: u64, gateways: u32) {
     const SENDING: u64 = 8;
     let mut tasks = JoinSet::new();
+    let begun = std::time::SystemTime::now() - FILLED;
     for part in 0..SENDING {
         let (hub, key) = (hub.to_owned(), key.to_owned());
-        let gateways = (gateways / SENDING as u32).max(1);
+        let gateways = (gateways / SENDING as u32).max(FILLING as u32);
         tasks.spawn(async move {
             let devices = link(&hub, &key, gateways, &format!("fill-{part}")).await;
             for device in &devices {
                 // A third of them is not there.
                 if device.database.as_bytes().last().is_some_and(|last| last % 3 != 0) {
-                    device.heartbeat("p").await;
+                    device.heartbeat(&uuid::Uuid::now_v7().to_string()).await;
                 }
             }
             let mut times = Times::default();
-            for first in (1..=traces / SENDING).step_by(1000) {
-                send(&devices[0], &devices[0].traces(first as i64, 1000), &mut times).await;
+            let records = traces / SENDING / FILLING;
+            let at = |seq: i64| begun + FILLED.mul_f64(seq as f64 / records as f64);
+            for first in (1..=records).step_by(1000) {
+                for device in devices.iter().take(FILLING as usize) {
+                    let count = 1000.min(records + 1 - first);
+                    let body = device.traces_at(first as i64, count, at);
+                    send(device, &body, &mut times).await;
+                }
             }
         });
     }
