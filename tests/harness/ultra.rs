@@ -332,8 +332,14 @@ impl Ultra {
 
     /// Starts another gateway in the same directory, after this one has ended or is killed.
     pub fn restart(self) -> Self {
+        self.restart_after(|| ())
+    }
+
+    /// Likewise, after something that is done while none runs.
+    pub fn restart_after(self, meanwhile: impl FnOnce()) -> Self {
         let mut this = self;
         drop(this.session.take());
+        meanwhile();
         this.session = Some(Session::start(this.setup.start_command()));
         this
     }

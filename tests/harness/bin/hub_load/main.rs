@@ -1,8 +1,9 @@
 //! Puts load on a Hub over loopback, on SQLite and on PostgreSQL, and prints what came of it as JSON.
 //!
 //! Plays a fleet: devices that send records, devices that come back after a day, devices that say that they
-//! are there, people who open pages. Everything is bounded in count and in time.
+//! are there, people who open pages; and starts a real gateway that comes back after a day. Everything is bounded in count and in time.
 
+mod gateway;
 mod pages;
 mod records;
 
@@ -20,7 +21,7 @@ struct Cli {
     #[arg(long)]
     only: Option<String>,
     /// Only these parts
-    #[arg(long, value_delimiter = ',', default_value = "heartbeats,records,backlog,pages")]
+    #[arg(long, value_delimiter = ',', default_value = "heartbeats,records,backlog,gateway,pages")]
     parts: Vec<String>,
     /// Seconds of full speed
     #[arg(long, default_value_t = 20)]
@@ -31,6 +32,9 @@ struct Cli {
     /// Records that each of a hundred gateways kept while the Hub was away
     #[arg(long, default_value_t = 10_000)]
     kept: u64,
+    /// Records that one real gateway kept
+    #[arg(long, default_value_t = 1_000_000)]
+    kept_by_one: u64,
     /// Traces that there are when pages are opened
     #[arg(long, default_value_t = 1_000_000)]
     traces: u64,
@@ -76,6 +80,7 @@ async fn measure(cli: &Cli, storage: Storage, database: Option<u32>) -> Value {
                 records::full_speed(&url, &key, 8, 500, time).await
             }
             "backlog" => records::backlog(&url, &key, 100, cli.kept).await,
+            "gateway" => gateway::catch_up(&hub, &owner, &key, cli.kept_by_one).await,
             "pages" => {
                 records::fill(&url, &key, cli.traces, cli.gateways).await;
                 pages::open(&owner, 100).await
