@@ -26,6 +26,7 @@ const USE_PERIOD_MS: i64 = 60_000;
 #[derive(Debug, Clone)]
 pub(crate) struct DeployKey {
     pub(crate) id: DeployKeyId,
+    pub(crate) name: String,
     /// Its workspace, and that it may link there and see nothing.
     pub(crate) entry: Entry,
 }
@@ -165,7 +166,7 @@ impl People {
     /// - [`ApiError::Revoked`]: it was taken back, or has expired.
     pub(crate) async fn deploy_key(&self, secret: &Secret) -> Result<DeployKey, ApiError> {
         let sql = "SELECT k.id, k.hash, k.revoked_ms, k.expires_ms, k.used_ms, k.organization, o.name,
-                 t.name, k.workspace, w.name
+                 t.name, k.workspace, w.name, k.name
              FROM deploy_keys k JOIN workspaces w ON w.id = k.workspace JOIN teams t ON t.id = w.team
              JOIN organizations o ON o.id = k.organization WHERE k.lookup = $1";
         let row = self.database.row(sql, &values![secret.lookup()]).await?;
@@ -186,6 +187,7 @@ impl People {
         }
         Ok(DeployKey {
             id,
+            name: row.get(10)?,
             entry: Entry {
                 organization: row.get(5)?,
                 organization_name: row.get(6)?,
