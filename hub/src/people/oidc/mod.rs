@@ -26,7 +26,7 @@ use super::sign_in::Method;
 use super::ticket::Ticket;
 use crate::access::{Account, Role};
 use crate::db::{DbError, Transaction, values};
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use fetch::FetchError;
 use id_token::Claims;
 use provider::OidcError;
@@ -260,15 +260,4 @@ fn bound(state: &Ticket, browser: &Ticket) -> [u8; 32] {
 fn unavailable(error: OidcError) -> ApiError {
     tracing::error!(error = chain(&error), "the identity provider cannot be used");
     ApiError::Unavailable { retry_s: 30 }
-}
-
-/// Returns what happened with all causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -165,7 +165,7 @@ pub(crate) async fn heartbeats(
             while begun.elapsed() < time {
                 ticks.tick().await;
                 let sent = Instant::now();
-                match device.heartbeat("p").await {
+                match device.heartbeat(&device.database).await {
                     Some((200, _)) => times.note(sent),
                     other => panic!("{other:?}"),
                 }
@@ -210,7 +210,7 @@ pub(crate) async fn fill(hub: &str, key: &str, traces: u64, gateways: u32) {
             for device in &devices {
                 // A third of them is not there.
                 if device.database.as_bytes().last().is_some_and(|last| last % 3 != 0) {
-                    device.heartbeat("p").await;
+                    device.heartbeat(&device.database).await;
                 }
             }
             let mut times = Times::default();
