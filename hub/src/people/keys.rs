@@ -7,7 +7,7 @@ use super::authority::{By, Place, Scope};
 use super::organization::Tree;
 use crate::access::{Ability, Entry, Role};
 use crate::db::values;
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use crate::id::{DeployKeyId, OrganizationId, WorkspaceId};
 use crate::secret::{Purpose, Secret};
 
@@ -183,7 +183,10 @@ impl People {
         let stale_ms = now_ms - USE_PERIOD_MS;
         if row.get::<Option<i64>>(4)?.is_none_or(|used_ms| used_ms <= stale_ms) {
             let sql = "UPDATE deploy_keys SET used_ms = $1 WHERE id = $2 AND (used_ms IS NULL OR used_ms <= $3)";
-            self.database.execute(sql, &values![now_ms, id, stale_ms]).await?;
+            if let Err(error) = self.database.execute(sql, &values![now_ms, id, stale_ms]).await {
+                // Whether it holds is known all the same.
+                tracing::warn!(error = chain(&error), "cannot note that a deploy key was used");
+            }
         }
         Ok(DeployKey {
             id,

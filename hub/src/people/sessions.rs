@@ -8,7 +8,7 @@ use super::People;
 use super::ticket::{Ticket, hex};
 use crate::access::Account;
 use crate::db::{DbError, Transaction, values};
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use crate::id::UserId;
 
 /// After so long without a request a session is over.
@@ -93,13 +93,24 @@ impl People {
         };
         let account = Account { id: row.get(0)?, email: row.get(1)?, name: row.get(2)? };
         let stale_ms = now_ms - USE_PERIOD_MS;
-        if row.get::<i64>(3)? <= stale_ms {
-            let sql = "UPDATE sessions SET seen_ms = $1, expires_ms = $2 WHERE hash = $3 AND seen_ms <= $4";
-            self.database.execute(sql, &values![now_ms, now_ms + VALID_MS, hash, stale_ms]).await?;
-            let sql = "UPDATE users SET seen_ms = $1 WHERE id = $2";
-            self.database.execute(sql, &values![now_ms, account.id]).await?;
+        if row.get::<i64>(3)? <= stale_ms
+            && let Err(error) = self.note_use(&hash, account.id, now_ms).await
+        {
+            // A database that takes nothing more still shows what it has.
+            tracing::warn!(error = chain(&error), "cannot note that a session was used");
         }
         Ok(Some(Session { account, csrf: ticket.csrf(), hash }))
+    }
+
+    async fn note_use(&self, hash: &[u8; 32], user: UserId, now_ms: i64) -> Result<(), DbError> {
+        let mut transaction = self.database.begin().await?;
+        let sql =
+            "UPDATE sessions SET seen_ms = $1, expires_ms = $2 WHERE hash = $3 AND seen_ms <= $4";
+        let row = values![now_ms, now_ms + VALID_MS, *hash, now_ms - USE_PERIOD_MS];
+        transaction.execute(sql, &row).await?;
+        let sql = "UPDATE users SET seen_ms = $1 WHERE id = $2";
+        transaction.execute(sql, &values![now_ms, user]).await?;
+        transaction.commit().await
     }
 
     /// Returns somebody's sessions, last used first.
