@@ -14,6 +14,9 @@ use crate::id::UserId;
 /// After so long without a request a session is over.
 const VALID_MS: i64 = 14 * 86_400_000;
 
+/// After so long without a sign-in no key is made.
+const FRESH_MS: i64 = 3_600_000;
+
 /// That a session was used is written this often at most.
 const USE_PERIOD_MS: i64 = 5 * 60_000;
 
@@ -36,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) account: Account,
     /// Stands in every form that changes something.
     pub(crate) csrf: String,
+    /// When they proved who they are.
+    signed_in_ms: i64,
     pub(super) hash: [u8; 32],
 }
 
@@ -85,7 +90,7 @@ impl People {
     /// Returns whose session this is, and that it was used.
     pub(crate) async fn session(&self, ticket: &Ticket) -> Result<Option<Session>, DbError> {
         let (hash, now_ms) = (ticket.hash(), self.now_ms());
-        let sql = "SELECT u.id, u.email, u.name, s.seen_ms FROM sessions s
+        let sql = "SELECT u.id, u.email, u.name, s.seen_ms, s.created_ms FROM sessions s
              JOIN users u ON u.id = s.user_id AND u.disabled_ms IS NULL
              WHERE s.hash = $1 AND s.expires_ms > $2";
         let Some(row) = self.database.row(sql, &values![hash, now_ms]).await? else {
@@ -99,7 +104,14 @@ impl People {
             // A database that takes nothing more still shows what it has.
             tracing::warn!(error = chain(&error), "cannot note that a session was used");
         }
-        Ok(Some(Session { account, csrf: ticket.csrf(), hash }))
+        let signed_in_ms = row.get(4)?;
+        Ok(Some(Session { account, csrf: ticket.csrf(), signed_in_ms, hash }))
+    }
+
+    /// Whether somebody proved just now who they are: a browser that was left alone, or a cookie that was
+    /// copied, makes nothing that outlives the session.
+    pub(crate) fn is_fresh(&self, session: &Session) -> bool {
+        self.now_ms() - session.signed_in_ms < FRESH_MS
     }
 
     async fn note_use(&self, hash: &[u8; 32], user: UserId, now_ms: i64) -> Result<(), DbError> {
