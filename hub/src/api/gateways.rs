@@ -6,11 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode};
 
-use super::{Api, Device, token};
+use super::{Api, Device};
 use crate::access::Ability;
 use crate::error::ApiError;
 use crate::fleet::{Party, described};
-use crate::secret::{Purpose, Secret};
+use crate::secret::{Purpose, Secret, bearer};
 use crate::server::Peer;
 use crate::wire::{
     Heartbeat, HeartbeatReply, LinkRequest, Linked, Me, Person, Problem, Workspaces,
@@ -49,7 +49,7 @@ pub(super) async fn link(
     headers: HeaderMap,
     Json(request): Json<LinkRequest>,
 ) -> Result<(StatusCode, Json<Linked>), ApiError> {
-    let shown = token(&headers).ok_or(ApiError::Unauthorized)?;
+    let shown = bearer(&headers).ok_or(ApiError::Unauthorized)?;
     let linked = if shown.starts_with(Purpose::DeployKey.prefix()) {
         let secret = Secret::parse(Purpose::DeployKey, shown).ok_or(ApiError::Unauthorized)?;
         let key = api.people.deploy_key(&secret).await?;
