@@ -19,7 +19,7 @@ pub(crate) enum Role {
     Member,
     /// Runs the organization.
     Admin,
-    /// May delete it.
+    /// Makes Owners, and unmakes them.
     Owner,
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum Ability {
     ManageGateways,
     /// Settings, teams, workspaces, members up to Admin, deploy keys, the Admin Log.
     Administer,
-    /// Make Owners, delete the organization.
+    /// Make Owners, change and remove them.
     Own,
 }
 

@@ -106,15 +106,24 @@ impl ApiError {
         if let Self::Database(error) = self
             && !matches!(error, DbError::Exists)
         {
-            let mut text = error.to_string();
-            let mut source = std::error::Error::source(error);
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            tracing::error!(error = text, "a request failed");
+            tracing::error!(error = chain(error), "a request failed");
         }
     }
+}
+
+/// The word of a refusal, on its answer: for those who count.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Word(pub(crate) &'static str);
+
+/// Returns what happened with all causes, for the log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 impl IntoResponse for ApiError {
@@ -128,6 +137,7 @@ impl IntoResponse for ApiError {
         };
         let problem = Problem { error: error.to_owned(), message, spans };
         let mut response = (status, Json(problem)).into_response();
+        response.extensions_mut().insert(Word(error));
         if let Some(retry_s) = retry_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_s));
         }

@@ -1,7 +1,7 @@
 //! Every route, grouped by who calls it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -9,10 +9,12 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{StatusCode, header};
+use tokio::sync::Mutex;
 
 use crate::api::{self, Api};
-use crate::db::{Database, values};
-use crate::error::ApiError;
+use crate::db::Database;
+use crate::error::{ApiError, chain};
+use crate::fleet::{Figures, Fleet};
 use crate::server::{Metrics, count, sample};
 use crate::web::{self, Web};
 use crate::{fleet, people};
@@ -23,17 +25,28 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Of the database, when somebody asks whether the Hub is ready.
 const READY_MAX: Duration = Duration::from_secs(2);
 
+/// What the database says of itself and of the gateways is asked for this often at most: it counts them all.
+const FIGURES_FRESH: Duration = Duration::from_secs(5);
+
 /// What those who look after the Hub ask for.
 #[derive(Clone)]
 struct Operations {
     database: Arc<dyn Database>,
     metrics: Arc<Metrics>,
+    fleet: Arc<dyn Fleet>,
+    /// What the database said lately, and when.
+    known: Arc<Mutex<Option<(Instant, Gauges)>>>,
 }
 
 /// Returns the routes of the Hub.
 pub(crate) fn hub(api: Api, web: Web, database: Arc<dyn Database>) -> Router {
     let metrics = Arc::clone(&api.metrics);
-    let operations = Operations { database, metrics: Arc::clone(&metrics) };
+    let operations = Operations {
+        database,
+        metrics: Arc::clone(&metrics),
+        fleet: Arc::clone(&api.fleet),
+        known: Arc::default(),
+    };
     Router::new()
         // For gateways and programs.
         .merge(api::router(api.clone()))
@@ -73,30 +86,94 @@ async fn ready(State(operations): State<Operations>) -> Response {
     }
 }
 
-async fn figures(State(operations): State<Operations>) -> Result<Response, ApiError> {
-    let database = &*operations.database;
+/// Always answers: what is counted in memory needs no database.
+async fn figures(State(operations): State<Operations>) -> Response {
     let mut text = operations.metrics.text();
-    let row = database
-        .row(
-            "SELECT count(*), COALESCE(CAST(sum(p.unsent) AS BIGINT), 0),
-                 COALESCE(CAST(sum(CASE WHEN p.silent_ms > $1 AND p.farewell = 0 THEN 1 ELSE 0 END) AS BIGINT), 0)
-             FROM gateways g LEFT JOIN presence p ON p.gateway = g.id
-             WHERE g.unlinked_ms IS NULL AND g.archived_ms IS NULL",
-            &values![crate::clock::now_ms()],
-        )
-        .await?;
-    let bytes = crate::db::size_bytes(database).await?;
-    if let Some(row) = row {
-        let gauges = [
-            ("ultra_hub_gateways", "Gateways that are linked.", row.get::<i64>(0)?),
-            ("ultra_hub_unsent_records", "Records that gateways have not sent yet.", row.get(1)?),
-            ("ultra_hub_gateways_online", "Gateways whose heartbeats come in time.", row.get(2)?),
-            ("ultra_hub_database_bytes", "Size of the database.", bytes),
-        ];
-        for (name, help, value) in gauges {
-            sample(&mut text, name, "gauge", help, &[(String::new(), value as f64)]);
+    operations.figures().await.write(&mut text);
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+impl Operations {
+    /// Returns what the database says; nothing if it does not in time. Asked for at most every
+    /// [`FIGURES_FRESH`], however often somebody looks.
+    async fn figures(&self) -> Gauges {
+        let mut known = self.known.lock().await;
+        if let Some((at, gauges)) = *known
+            && at.elapsed() < FIGURES_FRESH
+        {
+            return gauges;
+        }
+        let gauges = match tokio::time::timeout(READY_MAX, self.fleet.figures()).await {
+            Ok(Ok(figures)) => Gauges(Some(figures)),
+            Ok(Err(error)) => {
+                tracing::warn!(error = chain(&error), "the database has no figures");
+                Gauges(None)
+            }
+            Err(_) => Gauges(None),
+        };
+        *known = Some((Instant::now(), gauges));
+        gauges
+    }
+}
+
+/// What the database says, if it does.
+#[derive(Clone, Copy)]
+struct Gauges(Option<Figures>);
+
+impl Gauges {
+    fn write(self, text: &mut String) {
+        let mut gauge = |name, help, value: i64| {
+            sample(text, name, "gauge", help, &[(String::new(), value as f64)]);
+        };
+        let up = i64::from(self.0.is_some());
+        gauge("ultra_hub_database_up", "Whether the database answers in time.", up);
+        let Some(figures) = self.0 else { return };
+        gauge("ultra_hub_gateways", "Gateways that are linked.", figures.gateways);
+        let help = "Records that gateways have not sent yet.";
+        gauge("ultra_hub_unsent_records", help, figures.unsent);
+        let help = "Gateways whose heartbeats come in time.";
+        gauge("ultra_hub_gateways_online", help, figures.online);
+        gauge("ultra_hub_database_bytes", "Size of the database.", figures.database_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::testing::TestDatabase;
+    use crate::fleet::{SqlFleet, Uptime};
+
+    async fn operations(database: Arc<dyn Database>) -> Operations {
+        let uptime = Arc::new(Uptime::begin(&*database).await.unwrap());
+        let fleet = Arc::new(SqlFleet::new(Arc::clone(&database), uptime));
+        Operations { database, fleet, metrics: Arc::default(), known: Arc::default() }
+    }
+
+    async fn text(operations: &Operations) -> String {
+        let response = figures(State(operations.clone())).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_database_that_is_away_takes_no_counter_along() {
+        for test in TestDatabase::each().await {
+            let up = operations(Arc::clone(&test.database)).await;
+            let away = operations(Arc::clone(&test.database)).await;
+            let before = text(&up).await;
+            test.database.execute("ALTER TABLE gateways RENAME TO away", &[]).await.unwrap();
+
+            let (kept, missing) = (text(&up).await, text(&away).await);
+
+            assert!(before.contains("\nultra_hub_database_up 1\n"), "{before}");
+            assert!(before.contains("\nultra_hub_gateways_online 0\n"), "{before}");
+            // Not asked again so soon.
+            assert_eq!(kept, before);
+            assert!(missing.contains("\nultra_hub_database_up 0\n"), "{missing}");
+            assert!(missing.contains("\nultra_hub_records_total 0\n"), "{missing}");
+            assert!(!missing.contains("ultra_hub_gateways"), "{missing}");
         }
     }
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

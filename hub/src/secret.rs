@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 
 const LOOKUP_BYTES: usize = 8;
@@ -105,6 +106,13 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}…", self.purpose.prefix())
     }
+}
+
+/// Returns the secret that a request shows (RFC 6750, section 2.1).
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Whether two texts are equal, in a time that does not tell where they differ.

@@ -77,8 +77,13 @@ pub(super) async fn run(
     // Before the Hub is asked: a link that cannot be written down is none.
     hub::write_config(&account.file, None)?;
     let history = history(config)?;
-    let request =
-        LinkRequest { workspace: Some(workspace.id.clone()), name, host, before: history.streams };
+    let request = LinkRequest {
+        workspace: Some(workspace.id.clone()),
+        name,
+        host,
+        before: history.streams,
+        request: None,
+    };
     let (client, credentials) = (&account.client, &account.credentials);
     let until = history.until_unix_ns;
     let linked = hub::link(client, credentials, &token, None, &request, until).await?;

@@ -65,8 +65,13 @@ pub(crate) async fn link_by_key(auto: AutoLink<'_>) -> Result<Link, DeployError>
     if let Membership::Linked(known) = Membership::of(config, client, credentials).await? {
         return Ok(known);
     }
-    let request =
-        LinkRequest { workspace: None, name: host.hostname.clone(), host, before: history.streams };
+    let request = LinkRequest {
+        workspace: None,
+        name: host.hostname.clone(),
+        host,
+        before: history.streams,
+        request: None,
+    };
     let until = history.until_unix_ns;
     let linked = link(client, credentials, key, Some(found_by), &request, until).await?;
     let Link { name, workspace, .. } = &linked;

@@ -6,12 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use http::{HeaderMap, StatusCode};
 
-use super::{Api, Device, token};
+use super::{Api, Device};
 use crate::access::Ability;
 use crate::error::ApiError;
 use crate::fleet::{Party, described};
-use crate::people::Act;
-use crate::secret::{Purpose, Secret};
+use crate::secret::{Purpose, Secret, bearer};
 use crate::server::Peer;
 use crate::wire::{
     Heartbeat, HeartbeatReply, LinkRequest, Linked, Me, Person, Problem, Workspaces,
@@ -50,29 +49,23 @@ pub(super) async fn link(
     headers: HeaderMap,
     Json(request): Json<LinkRequest>,
 ) -> Result<(StatusCode, Json<Linked>), ApiError> {
-    let shown = token(&headers).ok_or(ApiError::Unauthorized)?;
-    let (party, entry, actor) = if shown.starts_with(Purpose::DeployKey.prefix()) {
+    let shown = bearer(&headers).ok_or(ApiError::Unauthorized)?;
+    let linked = if shown.starts_with(Purpose::DeployKey.prefix()) {
         let secret = Secret::parse(Purpose::DeployKey, shown).ok_or(ApiError::Unauthorized)?;
         let key = api.people.deploy_key(&secret).await?;
         let other = |workspace: &String| *workspace != key.entry.workspace.to_string();
         if request.workspace.as_ref().is_some_and(other) {
             return Err(ApiError::Forbidden("keys of that workspace"));
         }
-        (Party::Key(key.id), key.entry, None)
+        api.links.link(Party::Key(&key), &key.entry, peer.address, request).await?
     } else {
         let account = api.people.bearer(&headers).await?;
         let missing = || ApiError::Invalid("name a `workspace`".to_owned());
         let workspace = request.workspace.as_deref().ok_or_else(missing)?;
         let workspace = workspace.parse().map_err(|_| ApiError::NotFound("workspace"))?;
         let entry = api.people.entry(account.id, workspace, Ability::LinkGateway).await?;
-        (Party::Person(account.id), entry, Some(account))
+        api.links.link(Party::Person(&account), &entry, peer.address, request).await?
     };
-    let linked = api.links.link(party, &entry, request).await?;
-    let mut act = Act::new("gateway.linked", &linked.name).of(&linked.gateway_id);
-    if let Party::Key(key) = party {
-        act = act.with("deploy_key", key.to_string());
-    }
-    api.people.note(entry.organization, actor.as_ref(), act, peer.address).await;
     Ok((StatusCode::CREATED, Json(linked)))
 }
 
@@ -99,10 +92,7 @@ pub(super) async fn unlink(
     Device(known): Device,
 ) -> Result<StatusCode, ApiError> {
     let origin = known.origin;
-    if let Some(name) = api.links.unlink(origin.organization, origin.gateway).await? {
-        let act = Act::new("gateway.unlinked", &name).of(&origin.gateway.to_string());
-        api.people.note(origin.organization, None, act, peer.address).await;
-    }
+    api.links.unlink(origin.organization, origin.gateway, None, peer.address).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

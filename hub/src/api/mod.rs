@@ -13,7 +13,6 @@ use axum::extract::{DefaultBodyLimit, FromRequestParts, Path};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use http::request::Parts;
-use http::{HeaderMap, header};
 use utoipa::OpenApi;
 
 pub(crate) use room::Room;
@@ -23,7 +22,7 @@ use crate::error::ApiError;
 use crate::events::EventStore;
 use crate::fleet::{Fleet, Known, Links, Presence};
 use crate::people::People;
-use crate::secret::{Purpose, Secret};
+use crate::secret::{Purpose, Secret, bearer};
 use crate::server::Metrics;
 use crate::wire;
 
@@ -116,13 +115,6 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/openapi.json", get(async || Json(Description::openapi())))
 }
 
-/// Returns the token that a request shows.
-fn token(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
 /// A gateway that showed its secret.
 pub(crate) struct Device(pub(crate) Known);
 
@@ -130,7 +122,7 @@ impl FromRequestParts<Api> for Device {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let token = token(&parts.headers).ok_or(ApiError::Unauthorized)?;
+        let token = bearer(&parts.headers).ok_or(ApiError::Unauthorized)?;
         let secret = Secret::parse(Purpose::Gateway, token).ok_or(ApiError::Unauthorized)?;
         api.links.known(&secret).await.map(Self)
     }

@@ -12,9 +12,8 @@ use crate::access::Ability;
 use crate::api::Api;
 use crate::error::ApiError;
 use crate::id::GatewayId;
-use crate::people::Act;
 use crate::server::Peer;
-use crate::web::{Gate, Viewing};
+use crate::web::{Gate, Viewing, failure};
 
 #[derive(Clone)]
 struct Actions {
@@ -63,12 +62,13 @@ async fn act(
     let (parts, body) = request.into_parts();
     let viewing = actions.gate.enter(&parts, Some(&workspace)).await?;
     let request = Request::from_parts(parts.clone(), body);
-    let form = request.extract::<Form<Guarded>, _>().await.map_err(IntoResponse::into_response)?;
-    let done = match actions.api.people.check_form(&parts, &viewing.csrf, Some(&form.csrf)) {
+    let form = request.extract::<Form<Guarded>, _>().await.ok();
+    let csrf = form.as_ref().map(|form| form.csrf.as_str());
+    let done = match actions.api.people.check_form(&parts, &viewing.csrf, csrf) {
         Ok(()) => actions.perform(action, &viewing, &gateway, peer).await,
         Err(refused) => Err(refused),
     };
-    done.map_err(IntoResponse::into_response)?;
+    done.map_err(|error| failure(Some(viewing), &error))?;
     Ok(Redirect::to(&format!("/w/{workspace}/gateways")).into_response())
 }
 
@@ -89,19 +89,14 @@ impl Actions {
         if !may {
             return Err(ApiError::Forbidden(Ability::ManageGateways.who()));
         }
-        let links = &self.api.links;
-        let (name, word) = match action {
+        let (links, account) = (&self.api.links, viewing.account.as_ref());
+        match action {
             Action::Unlink => {
-                (links.unlink(entry.organization, gateway).await?, "gateway.unlinked")
+                links.unlink(entry.organization, gateway, account, peer.address).await
             }
             Action::Archive => {
-                (links.archive(entry.organization, gateway).await?, "gateway.archived")
+                links.archive(entry.organization, gateway, account, peer.address).await
             }
-        };
-        let name = name.ok_or(ApiError::NotFound("gateway"))?;
-        let act = Act::new(word, &name).of(&gateway.to_string());
-        let account = viewing.account.as_ref();
-        self.api.people.note(entry.organization, account, act, peer.address).await;
-        Ok(())
+        }
     }
 }

@@ -46,6 +46,11 @@ pub(crate) trait Fleet: Send + Sync {
 
     /// Returns what there is to filter by, most frequent first, a bounded number of each.
     async fn facets(&self, workspaces: &[WorkspaceId]) -> Found<Facets>;
+
+    /// Returns the figures of the whole Hub, for those who look after it. One machine has none.
+    async fn figures(&self) -> Found<Figures> {
+        Ok(Figures::default())
+    }
 }
 
 /// Which gateways. Every field narrows; of several values of one field one is enough.
@@ -64,6 +69,17 @@ pub(crate) struct GatewayQuery {
     /// The row behind which the page begins.
     pub(crate) offset_key: Option<GatewayKey>,
     pub(crate) limit: u32,
+}
+
+/// What those who look after a Hub watch.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Figures {
+    /// Gateways that are linked, and how many of them are online.
+    pub(crate) gateways: i64,
+    pub(crate) online: i64,
+    /// Records that they have not sent yet.
+    pub(crate) unsent: i64,
+    pub(crate) database_bytes: i64,
 }
 
 /// What there is to filter by.

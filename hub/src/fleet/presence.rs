@@ -13,11 +13,12 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::state::{OFFLINE_AFTER_MS, silent_ms};
 use crate::clock::now_ms;
 use crate::db::{Database, DbError, Table, Transaction, Type, Value, values};
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use crate::id::GatewayId;
 use crate::wire::{
     ClientReport, HEARTBEAT_PERIOD_S_MIN, Heartbeat, Host, SetupReport, UpstreamReport,
@@ -38,6 +39,16 @@ const CLIENTS_MAX: usize = 64;
 const UPSTREAMS_MAX: usize = 256;
 const TEXT_CHARS_MAX: usize = 256;
 
+/// Processes of one gateway that are kept, the newest; pages show as many.
+const PROCESSES_MAX: i64 = 64;
+
+/// More records than any machine keeps: sums of this stay numbers.
+const UNSENT_MAX: u64 = 1 << 40;
+
+/// What was written of a machine is written again after so long: another replica may have written
+/// something else meanwhile.
+const FACTS_MS: i64 = 5 * 60_000;
+
 /// What pages show of a heartbeat, as it is stored.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Report {
@@ -54,10 +65,30 @@ impl Report {
 /// What waits to be written.
 #[derive(Default)]
 struct Waiting {
-    beats: HashMap<(i64, String), Beat>,
+    beats: Beats,
     synced: HashMap<i64, i64>,
-    /// What was written of each gateway's machine, as a hash.
-    facts: HashMap<i64, u64>,
+    facts: Facts,
+}
+
+/// By gateway and process.
+type Beats = HashMap<(i64, String), Beat>;
+
+/// What was written of each gateway's machine, as a hash, and when.
+#[derive(Default)]
+struct Facts(HashMap<i64, (i64, u64)>);
+
+impl Facts {
+    fn has(&self, gateway: i64, hash: u64, now_ms: i64) -> bool {
+        self.0
+            .get(&gateway)
+            .is_some_and(|(at_ms, written)| *written == hash && now_ms - at_ms < FACTS_MS)
+    }
+
+    /// Notes what was written, and forgets what is to be written again anyway.
+    fn note(&mut self, written: &HashMap<i64, u64>, now_ms: i64) {
+        self.0.retain(|_, (at_ms, _)| now_ms - *at_ms < FACTS_MS);
+        self.0.extend(written.iter().map(|(gateway, hash)| (*gateway, (now_ms, *hash))));
+    }
 }
 
 struct Beat {
@@ -98,9 +129,8 @@ impl Presence {
             let wait = not_until.wait_time_from(DefaultClock::default().now());
             return Err(ApiError::RateLimited { retry_s: wait.as_secs() + 1 });
         }
-        if heartbeat.process.is_empty() || heartbeat.process.len() > 64 {
-            return Err(ApiError::Invalid("`process` must have 1 to 64 bytes".to_owned()));
-        }
+        let process = Uuid::parse_str(&heartbeat.process)
+            .map_err(|_| ApiError::Invalid("`process` is a UUID".to_owned()))?;
         let period_s = heartbeat.period_s.clamp(HEARTBEAT_PERIOD_S_MIN, PERIOD_S_MAX);
         let seen_ms = now_ms();
         let report = Report {
@@ -113,12 +143,12 @@ impl Presence {
             seen_ms,
             silent_ms: silent_ms(seen_ms, period_s),
             farewell: heartbeat.farewell,
-            unsent: i64::try_from(heartbeat.unsent).unwrap_or(i64::MAX),
+            unsent: heartbeat.unsent.min(UNSENT_MAX).cast_signed(),
             report,
             host: cut_host(heartbeat.host),
             setup: cut_setup(heartbeat.setup),
         };
-        self.waiting().beats.insert((gateway.number(), heartbeat.process), beat);
+        self.waiting().beats.insert((gateway.number(), process.to_string()), beat);
         Ok(())
     }
 
@@ -134,8 +164,12 @@ impl Presence {
                 () = tokio::time::sleep(GATHER) => false,
                 () = shutdown.cancelled() => true,
             };
-            if let Err(error) = self.flush().await {
-                tracing::warn!(%error, "cannot note which gateways are there");
+            match self.flush().await {
+                Ok(()) => {}
+                Err(error @ DbError::Refused { .. }) => {
+                    tracing::error!(error = chain(&error), "heartbeats were refused and are lost");
+                }
+                Err(error) => tracing::warn!(%error, "cannot note which gateways are there"),
             }
             self.limiter.retain_recent();
             if ending {
@@ -146,41 +180,63 @@ impl Presence {
 
     /// Writes what was gathered.
     pub(crate) async fn flush(&self) -> Result<(), DbError> {
-        let (mut beats, synced) = {
+        let (beats, synced) = {
             let mut waiting = self.waiting();
             (std::mem::take(&mut waiting.beats), std::mem::take(&mut waiting.synced))
         };
-        if beats.is_empty() && synced.is_empty() {
+        let written = self.flush_beats(beats).await;
+        // By itself: so each transaction takes its rows in one order, and replicas do not wait for each
+        // other in a circle. What heartbeats are refused for is not the fault of those who sent records.
+        written.and(self.flush_synced(synced).await)
+    }
+
+    async fn flush_beats(&self, beats: Beats) -> Result<(), DbError> {
+        if beats.is_empty() {
             return Ok(());
         }
         let changed = self.changed(&beats);
-        let mut transaction = self.database.begin().await?;
-        let written = write(&mut *transaction, &mut beats, &synced, &changed).await;
-        let committed = match written {
-            Ok(()) => transaction.commit().await,
-            Err(error) => Err(error),
+        let written = async {
+            let mut transaction = self.database.begin().await?;
+            write(&mut *transaction, &beats, &changed).await?;
+            transaction.commit().await
         };
+        let written = written.await;
         let mut waiting = self.waiting();
-        match committed {
-            Ok(()) => waiting.facts.extend(changed),
-            // The next heartbeats come anyway; what came meanwhile is newer.
-            Err(error) => {
+        match &written {
+            Ok(()) => waiting.facts.note(&changed, now_ms()),
+            // One of them is what no database takes. The others come again with the next ones.
+            Err(DbError::Refused { .. }) => {}
+            // What came meanwhile is newer.
+            Err(_) => {
                 for (of, beat) in beats {
                     waiting.beats.entry(of).or_insert(beat);
                 }
-                return Err(error);
             }
         }
-        Ok(())
+        written
+    }
+
+    async fn flush_synced(&self, synced: HashMap<i64, i64>) -> Result<(), DbError> {
+        if synced.is_empty() {
+            return Ok(());
+        }
+        let written = write_synced(&*self.database, &synced).await;
+        if written.is_err() {
+            let mut waiting = self.waiting();
+            for (gateway, at_ms) in synced {
+                waiting.synced.entry(gateway).or_insert(at_ms);
+            }
+        }
+        written
     }
 
     /// Returns the gateways whose machine is not as it was written, with the hash of what it is now.
-    fn changed(&self, beats: &HashMap<(i64, String), Beat>) -> HashMap<i64, u64> {
-        let waiting = self.waiting();
+    fn changed(&self, beats: &Beats) -> HashMap<i64, u64> {
+        let (waiting, now_ms) = (self.waiting(), now_ms());
         let hashes = beats.iter().map(|((gateway, _), beat)| {
             (*gateway, self.hasher.hash_one(format!("{:?}{:?}", beat.host, beat.setup)))
         });
-        hashes.filter(|(gateway, hash)| waiting.facts.get(gateway) != Some(hash)).collect()
+        hashes.filter(|(gateway, hash)| !waiting.facts.has(*gateway, *hash, now_ms)).collect()
     }
 }
 
@@ -203,8 +259,7 @@ const PROCESSES: Table = Table {
 
 async fn write(
     transaction: &mut dyn Transaction,
-    beats: &mut HashMap<(i64, String), Beat>,
-    synced: &HashMap<i64, i64>,
+    beats: &Beats,
     changed: &HashMap<i64, u64>,
 ) -> Result<(), DbError> {
     // Says which rows are of this writing.
@@ -233,27 +288,39 @@ async fn write(
             write_facts(transaction, *gateway, beat).await?;
         }
     }
-    // Whoever vanished without a word counts for as long as it makes a difference.
+    // Whoever vanished without a word counts for as long as it makes a difference, and of the others no more
+    // than a machine has: a gateway that makes up processes fills nothing.
     let touched = "SELECT gateway FROM processes WHERE stamp = $1";
-    let sql = format!("DELETE FROM processes WHERE gateway IN ({touched}) AND seen_ms < $2");
-    transaction.execute(&sql, &values![stamp, now_ms() - 2 * OFFLINE_AFTER_MS]).await?;
+    let sql = format!(
+        "DELETE FROM processes WHERE gateway IN ({touched}) AND (seen_ms < $2
+             OR (gateway, process) IN (SELECT gateway, process FROM
+                 (SELECT gateway, process, row_number() OVER
+                     (PARTITION BY gateway ORDER BY seen_ms DESC, process) AS place
+                  FROM processes WHERE gateway IN ({touched})) AS placed WHERE place > $3))"
+    );
+    let oldest_ms = now_ms() - 2 * OFFLINE_AFTER_MS;
+    transaction.execute(&sql, &values![stamp, oldest_ms, PROCESSES_MAX]).await?;
     let sql = format!(
         "INSERT INTO presence (gateway, seen_ms, silent_ms, farewell, unsent)
          SELECT gateway, max(seen_ms), max(CASE farewell WHEN 0 THEN silent_ms ELSE 0 END),
              min(farewell), max(unsent)
-         FROM processes WHERE gateway IN ({touched}) GROUP BY gateway
+         FROM processes WHERE gateway IN ({touched}) GROUP BY gateway ORDER BY gateway
          ON CONFLICT (gateway) DO UPDATE SET seen_ms = excluded.seen_ms,
              silent_ms = excluded.silent_ms, farewell = excluded.farewell,
              unsent = excluded.unsent"
     );
-    transaction.execute(&sql, &values![stamp]).await?;
+    transaction.execute(&sql, &values![stamp]).await.map(drop)
+}
+
+async fn write_synced(database: &dyn Database, synced: &HashMap<i64, i64>) -> Result<(), DbError> {
     let mut synced: Vec<_> = synced.iter().collect();
     synced.sort_unstable();
+    let mut transaction = database.begin().await?;
     for (gateway, at_ms) in synced {
         let sql = "UPDATE presence SET synced_ms = $2 WHERE gateway = $1";
         transaction.execute(sql, &values![*gateway, *at_ms]).await?;
     }
-    Ok(())
+    transaction.commit().await
 }
 
 async fn write_facts(
@@ -327,3 +394,6 @@ fn upstream(upstream: UpstreamReport) -> UpstreamReport {
         error: upstream.error.map(cut),
     }
 }
+
+#[cfg(test)]
+mod tests;

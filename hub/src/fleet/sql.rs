@@ -238,6 +238,32 @@ impl Fleet for SqlFleet {
         }
         Ok(facets)
     }
+
+    async fn figures(&self) -> Found<super::Figures> {
+        self.all().await
+    }
+}
+
+impl SqlFleet {
+    async fn all(&self) -> Result<super::Figures, DbError> {
+        let mut filter = Filter::default();
+        let now = filter.place(self.uptime.judge_at(now_ms()));
+        let (state, online) = (state::sql(&now), filter.place(State::Online.code()));
+        let sql = format!(
+            "SELECT count(*), COALESCE(CAST(sum(p.unsent) AS BIGINT), 0), \
+                 count(CASE WHEN {state} = {online} THEN 1 END) \
+             FROM gateways g LEFT JOIN presence p ON p.gateway = g.id \
+             WHERE g.unlinked_ms IS NULL AND g.archived_ms IS NULL"
+        );
+        let row = self.database.row(&sql, &filter.values).await?;
+        let row = row.ok_or(DbError::Column { column: 0 })?;
+        Ok(super::Figures {
+            gateways: row.get(0)?,
+            unsent: row.get(1)?,
+            online: row.get(2)?,
+            database_bytes: crate::db::size_bytes(&*self.database).await?,
+        })
+    }
 }
 
 fn key(row: &Row, sort: Sort) -> Result<GatewayKey, DbError> {

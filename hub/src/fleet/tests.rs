@@ -86,7 +86,7 @@ fn query() -> GatewayQuery {
 
 fn heartbeat(process: &str) -> Heartbeat {
     Heartbeat {
-        process: process.to_owned(),
+        process: format!("00000000-0000-4000-8000-{process:0>12}"),
         host: Host { os: "linux".to_owned(), version: "2.0".to_owned(), ..Host::default() },
         period_s: 30,
         farewell: false,

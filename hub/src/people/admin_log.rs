@@ -82,14 +82,15 @@ impl Act {
         self
     }
 
-    pub(super) fn from(mut self, address: IpAddr) -> Self {
+    /// Where it came from.
+    pub(crate) fn from(mut self, address: IpAddr) -> Self {
         self.address = address.to_string();
         self
     }
 }
 
 /// Writes one, together with what was done.
-pub(super) async fn write(
+pub(crate) async fn write(
     transaction: &mut dyn Transaction,
     organization: OrganizationId,
     now_ms: i64,
@@ -191,8 +192,8 @@ impl Conditions {
 }
 
 impl People {
-    /// Writes what was done elsewhere, such as by a gateway. If that fails, it is in the log of the
-    /// process: what was done is done.
+    /// Writes what was done elsewhere, such as a sign-in that failed. If that fails, it is in the log of
+    /// the process: what was done is done.
     pub(crate) async fn note(
         &self,
         organization: OrganizationId,

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use super::People;
 use super::admin_log::{self, Act};
 use crate::access::{Ability, Account, Role};
-use crate::db::{DbError, Row, Transaction, Value, values};
+use crate::db::{DbError, Dialect, Row, Transaction, Value, values};
 use crate::error::ApiError;
 use crate::id::{OrganizationId, TeamId, UserId, WorkspaceId};
 
@@ -162,6 +162,43 @@ pub(super) struct Change {
     by: By,
 }
 
+/// Makes others who change the organization wait until the transaction ends; returns whether there is one.
+///
+/// First the organization, then what is in it: all who change it do so.
+pub(crate) async fn lock(
+    transaction: &mut dyn Transaction,
+    dialect: Dialect,
+    organization: OrganizationId,
+) -> Result<bool, DbError> {
+    let sql = format!("SELECT id FROM organizations WHERE id = $1{}", dialect.for_update());
+    Ok(transaction.row(&sql, &values![organization]).await?.is_some())
+}
+
+/// Finds a place of an organization, whatever may be done there.
+pub(super) async fn place(
+    transaction: &mut dyn Transaction,
+    organization: OrganizationId,
+    scope: Scope,
+) -> Result<Place, ApiError> {
+    let (sql, missing) = match scope {
+        Scope::Organization(_) => {
+            ("SELECT name FROM organizations WHERE id = $2 AND id = $1", "organization")
+        }
+        Scope::Team(_) => ("SELECT name FROM teams WHERE id = $2 AND organization = $1", "team"),
+        Scope::Workspace(_) => {
+            ("SELECT name, team FROM workspaces WHERE id = $2 AND organization = $1", "workspace")
+        }
+    };
+    let row = transaction.row(sql, &values![organization, scope.number()]).await?;
+    let row = row.ok_or(ApiError::NotFound(missing))?;
+    let name = row.get(0)?;
+    Ok(match scope {
+        Scope::Organization(id) => Place::organization(id, name),
+        Scope::Team(id) => Place::team(id, name),
+        Scope::Workspace(id) => Place::workspace(id, row.get(1)?, name),
+    })
+}
+
 impl People {
     /// Begins to change an organization, and waits for others that do.
     pub(super) async fn change(
@@ -170,10 +207,9 @@ impl People {
         organization: OrganizationId,
     ) -> Result<Change, ApiError> {
         let mut transaction = self.database.begin().await?;
-        let lock = self.database.dialect().for_update();
-        let sql = format!("SELECT id FROM organizations WHERE id = $1{lock}");
-        let found = transaction.row(&sql, &values![organization]).await?;
-        found.ok_or(ApiError::NotFound("organization"))?;
+        if !lock(&mut *transaction, self.database.dialect(), organization).await? {
+            return Err(ApiError::NotFound("organization"));
+        }
         let rows = transaction.rows(Authority::SQL, &values![by.account.id, organization]).await?;
         let authority = Authority::read(&rows)?;
         if authority.is_none() {
@@ -186,26 +222,7 @@ impl People {
 impl Change {
     /// Finds a place of this organization, whatever may be done there.
     pub(super) async fn place(&mut self, scope: Scope) -> Result<Place, ApiError> {
-        let (sql, missing) = match scope {
-            Scope::Organization(_) => {
-                ("SELECT name FROM organizations WHERE id = $2 AND id = $1", "organization")
-            }
-            Scope::Team(_) => {
-                ("SELECT name FROM teams WHERE id = $2 AND organization = $1", "team")
-            }
-            Scope::Workspace(_) => (
-                "SELECT name, team FROM workspaces WHERE id = $2 AND organization = $1",
-                "workspace",
-            ),
-        };
-        let row = self.row(sql, &values![self.organization, scope.number()]).await?;
-        let row = row.ok_or(ApiError::NotFound(missing))?;
-        let name = row.get(0)?;
-        Ok(match scope {
-            Scope::Organization(id) => Place::organization(id, name),
-            Scope::Team(id) => Place::team(id, name),
-            Scope::Workspace(id) => Place::workspace(id, row.get(1)?, name),
-        })
+        place(&mut *self.transaction, self.organization, scope).await
     }
 
     /// Finds a place where that is allowed.

@@ -11,10 +11,10 @@ use url::form_urlencoded::byte_serialize;
 use super::People;
 use super::cookies::{Channel, Cookie, host};
 use super::sessions::Session;
-use super::ticket::same;
 use crate::access::{Ability, Entry};
 use crate::error::ApiError;
 use crate::id::WorkspaceId;
+use crate::secret::equal;
 use crate::web::people::failure;
 use crate::web::{Gate, Viewing};
 
@@ -94,7 +94,7 @@ impl People {
     ) -> Result<(), ApiError> {
         self.check_site(parts)?;
         match given {
-            Some(given) if same(csrf, given) => Ok(()),
+            Some(given) if equal(csrf, given) => Ok(()),
             Some(_) | None => {
                 let message = "this form is of another session; load the page again";
                 Err(ApiError::Invalid(message.to_owned()))

@@ -13,11 +13,12 @@ use super::People;
 use super::address::Email;
 use super::admin_log::Act;
 use super::authority::By;
-use super::ticket::{Ticket, same};
+use super::ticket::Ticket;
 use super::tokens::Issued;
 use crate::db::{DbError, values};
 use crate::error::ApiError;
 use crate::id::UserId;
+use crate::secret::equal;
 
 /// The command line.
 pub(crate) const CLIENT_ID: &str = "ultra-cli";
@@ -223,7 +224,7 @@ impl People {
         };
         let challenge = URL_SAFE_NO_PAD.encode(Sha256::digest(verifier));
         let holds =
-            VERIFIER_CHARS.contains(&verifier.len()) && same(&row.get::<String>(1)?, &challenge);
+            VERIFIER_CHARS.contains(&verifier.len()) && equal(&row.get::<String>(1)?, &challenge);
         // Compared as an address: `http://127.0.0.1:1` and `http://127.0.0.1:1/` are the same.
         let is_same = redirect_uri
             .parse::<Url>()

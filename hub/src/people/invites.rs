@@ -5,7 +5,7 @@
 use super::People;
 use super::address::Email;
 use super::admin_log::{self, Act};
-use super::authority::{By, Place, Scope};
+use super::authority::{Authority, By, Place, Scope, lock, place};
 use super::members::{in_place, join};
 use super::organization::Tree;
 use super::ticket::Ticket;
@@ -95,7 +95,7 @@ impl People {
         let sql = "UPDATE invites SET revoked_ms = $1 WHERE organization = $2 AND email = $3 AND scope = $4
              AND scope_id = $5 AND accepted_ms IS NULL AND revoked_ms IS NULL";
         let row = values![now_ms, organization, &email, scope.kind(), scope.number()];
-        change.execute(sql, &row).await?;
+        let is_replaced = change.execute(sql, &row).await? > 0;
         let (id, ticket) = (InviteId::new(), Ticket::new());
         let sql =
             "INSERT INTO invites (id, organization, scope, scope_id, email, role, hash, created_by,
@@ -118,6 +118,7 @@ impl People {
         let act = Act::new("member.invited", email.as_str())
             .of(&id.to_string())
             .with("role", role.as_str());
+        let act = if is_replaced { act.with("replaced", true) } else { act };
         change.commit(in_place(act, &place)).await?;
         let link = self.url(&format!("invites/{}", ticket.reveal()));
         self.mailer.invite(&email, &name, by.account.shown(), &link);
@@ -190,7 +191,8 @@ impl People {
         invitation(&row.ok_or(ApiError::NotFound("invite, or not any more; ask for a new one"))?)
     }
 
-    /// Accepts an invite to the account's own address.
+    /// Accepts an invite to the account's own address, as long as whoever made it may still give that role
+    /// there: nobody keeps a way in by having invited themselves.
     pub(crate) async fn accept_invite(&self, by: &By, id: InviteId) -> Result<(), ApiError> {
         let now_ms = self.now_ms();
         let missing = || ApiError::NotFound("invite, or not any more; ask for a new one");
@@ -198,10 +200,7 @@ impl People {
         let row = self.database.row(sql, &values![id, &by.account.email]).await?;
         let organization: OrganizationId = row.ok_or_else(missing)?.get(0)?;
         let mut transaction = self.database.begin().await?;
-        // First the organization, then what is in it: so do all who change it.
-        let lock = self.database.dialect().for_update();
-        let sql = format!("SELECT id FROM organizations WHERE id = $1{lock}");
-        transaction.row(&sql, &values![organization]).await?;
+        lock(&mut *transaction, self.database.dialect(), organization).await?;
         let sql = "UPDATE invites SET accepted_ms = $1 WHERE id = $2 AND email = $3
              AND accepted_ms IS NULL AND revoked_ms IS NULL AND expires_ms > $1
              RETURNING scope, scope_id, role, created_by";
@@ -210,8 +209,14 @@ impl People {
         let stored = Scope::stored(&row.get::<String>(0)?, row.get(1)?);
         let stored = stored.zip(Role::parse(&row.get::<String>(2)?));
         let (scope, role) = stored.ok_or(ApiError::NotFound("invite"))?;
-        join(&mut *transaction, by.account.id, organization, scope, role, now_ms).await?;
         let inviter: UserId = row.get(3)?;
+        let rows = transaction.rows(Authority::SQL, &values![inviter, organization]).await?;
+        let place = place(&mut *transaction, organization, scope).await?;
+        if !Authority::read(&rows)?.may_give(role, &place) {
+            let message = "whoever invited you may not any more; ask for a new invite";
+            return Err(ApiError::Conflict(message.to_owned()));
+        }
+        join(&mut *transaction, by.account.id, organization, scope, role, now_ms).await?;
         let act = Act::new("member.accepted", &by.account.email)
             .of(&by.account.id.to_string())
             .with("role", role.as_str())

@@ -7,7 +7,7 @@ use super::authority::{By, Place, Scope};
 use super::organization::Tree;
 use crate::access::{Ability, Entry, Role};
 use crate::db::values;
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use crate::id::{DeployKeyId, OrganizationId, WorkspaceId};
 use crate::secret::{Purpose, Secret};
 
@@ -26,6 +26,7 @@ const USE_PERIOD_MS: i64 = 60_000;
 #[derive(Debug, Clone)]
 pub(crate) struct DeployKey {
     pub(crate) id: DeployKeyId,
+    pub(crate) name: String,
     /// Its workspace, and that it may link there and see nothing.
     pub(crate) entry: Entry,
 }
@@ -165,7 +166,7 @@ impl People {
     /// - [`ApiError::Revoked`]: it was taken back, or has expired.
     pub(crate) async fn deploy_key(&self, secret: &Secret) -> Result<DeployKey, ApiError> {
         let sql = "SELECT k.id, k.hash, k.revoked_ms, k.expires_ms, k.used_ms, k.organization, o.name,
-                 t.name, k.workspace, w.name
+                 t.name, k.workspace, w.name, k.name
              FROM deploy_keys k JOIN workspaces w ON w.id = k.workspace JOIN teams t ON t.id = w.team
              JOIN organizations o ON o.id = k.organization WHERE k.lookup = $1";
         let row = self.database.row(sql, &values![secret.lookup()]).await?;
@@ -182,10 +183,14 @@ impl People {
         let stale_ms = now_ms - USE_PERIOD_MS;
         if row.get::<Option<i64>>(4)?.is_none_or(|used_ms| used_ms <= stale_ms) {
             let sql = "UPDATE deploy_keys SET used_ms = $1 WHERE id = $2 AND (used_ms IS NULL OR used_ms <= $3)";
-            self.database.execute(sql, &values![now_ms, id, stale_ms]).await?;
+            if let Err(error) = self.database.execute(sql, &values![now_ms, id, stale_ms]).await {
+                // Whether it holds is known all the same.
+                tracing::warn!(error = chain(&error), "cannot note that a deploy key was used");
+            }
         }
         Ok(DeployKey {
             id,
+            name: row.get(10)?,
             entry: Entry {
                 organization: row.get(5)?,
                 organization_name: row.get(6)?,

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lettre::message::Mailbox;
+use lettre::message::{Mailbox, SinglePart};
 use lettre::{Address, AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use url::Url;
+use uuid::Uuid;
 
 use super::address::Email;
 
@@ -162,7 +163,9 @@ impl Server {
         let to: Address = to.as_str().parse()?;
         let message =
             Message::builder().from(self.from.clone()).to(Mailbox::new(None, to)).subject(subject);
-        Ok(message.body(text)?)
+        // Without a type readers take it for ASCII, and without an id for spam.
+        let id = format!("<{}@{}>", Uuid::now_v7(), self.from.email.domain());
+        Ok(message.message_id(Some(id)).singlepart(SinglePart::plain(text))?)
     }
 
     async fn deliver(&self, mail: Message) {

@@ -103,11 +103,6 @@ impl People {
              WHERE user_id = $1 AND scope = $2 AND scope_id = $3 AND organization = $4";
         change.execute(sql, &values![user, scope.kind(), scope.number(), organization]).await?;
         change.check_owner().await?;
-        // Nobody comes in any more by the word of somebody who left.
-        let sql = "UPDATE invites SET revoked_ms = $1 WHERE created_by = $2 AND organization = $3
-             AND accepted_ms IS NULL AND revoked_ms IS NULL";
-        let now_ms = change.now_ms;
-        change.execute(sql, &values![now_ms, user, organization]).await?;
         let act = Act::new("member.removed", &member.email).of(&user.to_string()).warning();
         change.commit(in_place(act.with("role", member.role.as_str()), &place)).await
     }

@@ -37,6 +37,17 @@ impl Tree {
         all.filter(|place| self.authority.may(ability, place)).collect()
     }
 
+    /// Leaves out where the asker has no role. A team stays for a workspace of it.
+    pub(crate) fn visible(mut self) -> Self {
+        let authority = &self.authority;
+        let has_role = |place: &Place| authority.at(place).is_some();
+        self.teams.retain_mut(|team| {
+            team.workspaces.retain(has_role);
+            has_role(&team.place) || !team.workspaces.is_empty()
+        });
+        self
+    }
+
     /// Returns a place by its scope.
     pub(crate) fn place(&self, scope: Scope) -> Option<&Place> {
         let below =

@@ -8,11 +8,14 @@ use super::People;
 use super::ticket::{Ticket, hex};
 use crate::access::Account;
 use crate::db::{DbError, Transaction, values};
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use crate::id::UserId;
 
 /// After so long without a request a session is over.
 const VALID_MS: i64 = 14 * 86_400_000;
+
+/// After so long without a sign-in no key is made.
+const FRESH_MS: i64 = 3_600_000;
 
 /// That a session was used is written this often at most.
 const USE_PERIOD_MS: i64 = 5 * 60_000;
@@ -36,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) account: Account,
     /// Stands in every form that changes something.
     pub(crate) csrf: String,
+    /// When they proved who they are.
+    signed_in_ms: i64,
     pub(super) hash: [u8; 32],
 }
 
@@ -85,7 +90,7 @@ impl People {
     /// Returns whose session this is, and that it was used.
     pub(crate) async fn session(&self, ticket: &Ticket) -> Result<Option<Session>, DbError> {
         let (hash, now_ms) = (ticket.hash(), self.now_ms());
-        let sql = "SELECT u.id, u.email, u.name, s.seen_ms FROM sessions s
+        let sql = "SELECT u.id, u.email, u.name, s.seen_ms, s.created_ms FROM sessions s
              JOIN users u ON u.id = s.user_id AND u.disabled_ms IS NULL
              WHERE s.hash = $1 AND s.expires_ms > $2";
         let Some(row) = self.database.row(sql, &values![hash, now_ms]).await? else {
@@ -93,13 +98,31 @@ impl People {
         };
         let account = Account { id: row.get(0)?, email: row.get(1)?, name: row.get(2)? };
         let stale_ms = now_ms - USE_PERIOD_MS;
-        if row.get::<i64>(3)? <= stale_ms {
-            let sql = "UPDATE sessions SET seen_ms = $1, expires_ms = $2 WHERE hash = $3 AND seen_ms <= $4";
-            self.database.execute(sql, &values![now_ms, now_ms + VALID_MS, hash, stale_ms]).await?;
-            let sql = "UPDATE users SET seen_ms = $1 WHERE id = $2";
-            self.database.execute(sql, &values![now_ms, account.id]).await?;
+        if row.get::<i64>(3)? <= stale_ms
+            && let Err(error) = self.note_use(&hash, account.id, now_ms).await
+        {
+            // A database that takes nothing more still shows what it has.
+            tracing::warn!(error = chain(&error), "cannot note that a session was used");
         }
-        Ok(Some(Session { account, csrf: ticket.csrf(), hash }))
+        let signed_in_ms = row.get(4)?;
+        Ok(Some(Session { account, csrf: ticket.csrf(), signed_in_ms, hash }))
+    }
+
+    /// Whether somebody proved just now who they are: a browser that was left alone, or a cookie that was
+    /// copied, makes nothing that outlives the session.
+    pub(crate) fn is_fresh(&self, session: &Session) -> bool {
+        self.now_ms() - session.signed_in_ms < FRESH_MS
+    }
+
+    async fn note_use(&self, hash: &[u8; 32], user: UserId, now_ms: i64) -> Result<(), DbError> {
+        let mut transaction = self.database.begin().await?;
+        let sql =
+            "UPDATE sessions SET seen_ms = $1, expires_ms = $2 WHERE hash = $3 AND seen_ms <= $4";
+        let row = values![now_ms, now_ms + VALID_MS, *hash, now_ms - USE_PERIOD_MS];
+        transaction.execute(sql, &row).await?;
+        let sql = "UPDATE users SET seen_ms = $1 WHERE id = $2";
+        transaction.execute(sql, &values![now_ms, user]).await?;
+        transaction.commit().await
     }
 
     /// Returns somebody's sessions, last used first.

@@ -141,7 +141,8 @@ impl People {
         Ok(())
     }
 
-    /// Writes that somebody was refused who is known to the identity provider, and not here.
+    /// Writes that somebody was refused who came from the identity provider. With no address where nothing
+    /// that is said of them is known to be true.
     pub(super) async fn note_stranger(&self, email: &str, reason: &str, address: IpAddr) {
         let sql = "SELECT id FROM organizations ORDER BY created_ms, id LIMIT 1";
         let first = async { self.database.row(sql, &[]).await?.map(|row| row.get(0)).transpose() };

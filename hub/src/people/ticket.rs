@@ -77,12 +77,6 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// Whether two texts are the same. Takes as long if not.
-pub(super) fn same(ours: &str, theirs: &str) -> bool {
-    // The comparison of hashes tells nothing about the texts.
-    Sha256::digest(ours.as_bytes()) == Sha256::digest(theirs.as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 
 use super::People;
 use super::address::Email;
@@ -15,7 +15,7 @@ use crate::access::Account;
 use crate::db::{DbError, Transaction, values};
 use crate::error::ApiError;
 use crate::id::UserId;
-use crate::secret::{Purpose, Secret};
+use crate::secret::{Purpose, Secret, bearer};
 
 /// How long an access token holds.
 const ACCESS_MS: i64 = 15 * 60_000;
@@ -151,10 +151,7 @@ impl People {
     /// - [`ApiError::Unauthorized`]: no token, an unknown one, or one that has expired.
     /// - [`ApiError::Revoked`]: its sign-in was ended.
     pub(crate) async fn bearer(&self, headers: &HeaderMap) -> Result<Account, ApiError> {
-        let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let shown = shown.and_then(|value| value.split_once(' '));
-        let token = shown.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let secret = token.and_then(|(_, token)| Secret::parse(Purpose::AccessToken, token));
+        let secret = bearer(headers).and_then(|shown| Secret::parse(Purpose::AccessToken, shown));
         let secret = secret.ok_or(ApiError::Unauthorized)?;
         let sql = "SELECT u.id, u.email, u.name, u.disabled_ms, t.hash, t.expires_ms, t.revoked_ms
              FROM tokens t JOIN users u ON u.id = t.user_id WHERE t.lookup = $1 AND t.purpose = 'access'";

@@ -11,6 +11,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::Method;
 
+use crate::error::Word;
+
 /// Upper bounds in seconds: the bars of pages and of acknowledgements are among them.
 const BOUNDS_S: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.15, 0.3, 0.5, 2.5, 10.0];
 
@@ -26,11 +28,16 @@ struct Series {
 pub(crate) struct Metrics {
     /// By method, route and status.
     requests: Mutex<BTreeMap<(&'static str, String, u16), Series>>,
+    /// By the word of the refusal.
+    refused: Mutex<BTreeMap<&'static str, u64>>,
     pub(crate) batches: AtomicU64,
     pub(crate) records: AtomicU64,
     pub(crate) rejected: AtomicU64,
     pub(crate) heartbeats: AtomicU64,
 }
+
+/// Where batches are sent.
+const BATCHES: &str = "/api/v1/records";
 
 /// Counts every request, by the route it was for. A layer around all routes.
 pub(crate) async fn count(
@@ -49,6 +56,9 @@ pub(crate) async fn count(
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let response = next.run(request).await;
     let route = route.unwrap_or_else(|| "none".to_owned());
+    if let Some(Word(word)) = response.extensions().get().filter(|_| route == BATCHES) {
+        metrics.note_refused(word);
+    }
     metrics.note(method, route, response.status().as_u16(), begun.elapsed());
     response
 }
@@ -62,6 +72,11 @@ impl Metrics {
         for (bucket, bound) in series.buckets.iter_mut().zip(BOUNDS_S) {
             *bucket += u64::from(took.as_secs_f64() <= bound);
         }
+    }
+
+    fn note_refused(&self, word: &'static str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused.entry(word).or_default() += 1;
     }
 
     /// Returns everything in Prometheus' text format.
@@ -83,6 +98,13 @@ impl Metrics {
                 &[(String::new(), value as f64)],
             );
         }
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused: Vec<_> = refused
+            .iter()
+            .map(|(word, count)| (format!("{{reason=\"{word}\"}}"), *count as f64))
+            .collect();
+        let name = "ultra_hub_batches_refused_total";
+        sample(&mut text, name, "counter", "Batches refused, by the word of the error.", &refused);
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let name = "ultra_hub_http_request_duration_seconds";
         let _ = writeln!(
@@ -121,6 +143,33 @@ pub(crate) fn sample(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn refused_batches_are_counted_by_reason() {
+        use axum::Router;
+        use axum::body::Body;
+        use axum::middleware::from_fn_with_state;
+        use axum::routing::post;
+        use tower_service::Service;
+
+        use crate::error::ApiError;
+
+        let metrics = Arc::new(Metrics::default());
+        let refuse = || async { Err::<(), _>(ApiError::Unavailable { retry_s: 1 }) };
+        let mut router = Router::new()
+            .nest("/api/v1", Router::new().route("/records", post(refuse)))
+            .route("/elsewhere", post(refuse))
+            .layer(from_fn_with_state(Arc::clone(&metrics), count));
+
+        for path in [BATCHES, BATCHES, "/elsewhere"] {
+            let request = Request::post(path).body(Body::empty()).unwrap();
+            router.call(request).await.unwrap();
+        }
+
+        let text = metrics.text();
+        let line = "\nultra_hub_batches_refused_total{reason=\"unavailable\"} 2\n";
+        assert!(text.contains(line), "{text}");
+    }
 
     #[test]
     fn requests_are_counted_by_route() {

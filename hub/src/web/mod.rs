@@ -35,7 +35,7 @@ use axum::routing::get;
 pub(crate) use address::Address;
 pub(crate) use frame::{Frame, Tab};
 pub(crate) use gate::{Gate, Viewing};
-pub(crate) use headers::headers;
+pub(crate) use headers::{POLICY, guarded, headers};
 pub(crate) use visit::{failure, refusal};
 
 use visit::Visit;

@@ -17,6 +17,7 @@ CREATE TABLE deploy_keys (
 CREATE INDEX deploy_keys_by_organization ON deploy_keys (organization);
 
 -- Linked by a person (`owner`) or by a key (`deploy_key`). `lookup` and `hash` are of the gateway's own secret.
+-- `request` is the UUID of the request that linked it.
 CREATE TABLE gateways (
     id BIGINT PRIMARY KEY,
     organization BIGINT NOT NULL REFERENCES organizations (id),
@@ -24,6 +25,7 @@ CREATE TABLE gateways (
     name TEXT NOT NULL,
     owner BIGINT REFERENCES users (id),
     deploy_key BIGINT REFERENCES deploy_keys (id),
+    request TEXT,
     lookup BIGINT NOT NULL UNIQUE,
     hash {bytes} NOT NULL,
     created_ms BIGINT NOT NULL,
@@ -43,6 +45,7 @@ CREATE TABLE gateways (
     drift_events BIGINT
 );
 CREATE INDEX gateways_by_workspace ON gateways (workspace, id);
+CREATE INDEX gateways_by_request ON gateways (request);
 
 -- What changes with each heartbeat. `silent_ms` is when the gateway counts as no longer online without a further
 -- one; `farewell` is 1 if its last process said good-bye.

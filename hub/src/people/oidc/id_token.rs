@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use super::provider::Key;
 use super::signature;
 use crate::people::options::OidcOptions;
-use crate::people::ticket::same;
+use crate::secret::equal;
 
 /// Tokens with a person's groups in them have 8 KiB.
 const TOKEN_BYTES_MAX: usize = 32 << 10;
@@ -96,7 +96,7 @@ pub(super) fn verify(
 }
 
 fn check(claims: Claims, options: &OidcOptions, nonce: &str) -> Result<Claims, TokenError> {
-    if !claims.nonce.as_deref().is_some_and(|theirs| same(nonce, theirs)) {
+    if !claims.nonce.as_deref().is_some_and(|theirs| equal(nonce, theirs)) {
         return Err(TokenError::Claim("nonce"));
     }
     let is_ours = claims.azp.as_ref().is_none_or(|azp| *azp == options.client_id);

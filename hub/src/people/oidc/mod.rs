@@ -26,7 +26,7 @@ use super::sign_in::Method;
 use super::ticket::Ticket;
 use crate::access::{Account, Role};
 use crate::db::{DbError, Transaction, values};
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use fetch::FetchError;
 use id_token::Claims;
 use provider::OidcError;
@@ -101,36 +101,29 @@ impl People {
             return Err(again());
         }
         if callback.issuer.is_some_and(|issuer| issuer != provider.options.issuer) {
-            return Err(ApiError::Invalid(
-                "somebody else answered than the identity provider".to_owned(),
-            ));
+            let reason = "somebody else answered than the identity provider";
+            self.note_stranger("unknown", reason, device.address).await;
+            return Err(ApiError::Invalid(reason.to_owned()));
         }
         let code = callback.code.filter(|code| !code.is_empty() && code.len() <= CODE_BYTES_MAX);
         let Some(code) = code.filter(|_| callback.error.is_none()) else {
+            let reason = "the identity provider did not let them in";
+            self.note_stranger("unknown", reason, device.address).await;
             return Err(ApiError::Invalid(
                 "the identity provider did not let you in; begin again".to_owned(),
             ));
         };
         let (nonce, verifier): (String, String) = (row.get(0)?, row.get(1)?);
         let claims = provider.claims(code, &verifier, &self.oidc_redirect(), &nonce).await;
-        let claims = claims.map_err(|error| match error {
-            OidcError::Token(_) => {
-                tracing::warn!(error = chain(&error), "an ID token is not accepted");
-                ApiError::Invalid(
-                    "the identity provider's answer is not accepted; the log says why".to_owned(),
-                )
+        let claims = match claims {
+            Ok(claims) => claims,
+            Err(error) => {
+                let (reason, refusal) = failed(error);
+                // Who it was, nobody knows: what a token says that is not accepted is worth nothing.
+                self.note_stranger("unknown", reason, device.address).await;
+                return Err(refusal);
             }
-            OidcError::Fetch(FetchError::Status { status, .. }) if status.is_client_error() => {
-                tracing::error!(
-                    error = chain(&error),
-                    "the identity provider takes no code from us"
-                );
-                ApiError::Invalid(
-                    "the identity provider did not accept this sign-in; begin again".to_owned(),
-                )
-            }
-            OidcError::Fetch(_) | OidcError::Metadata(_) => unavailable(error),
-        })?;
+        };
         match self.sign_in_as(&claims, provider, device).await? {
             Ok(session) => Ok((session, row.get(2)?)),
             Err(reason) => {
@@ -257,18 +250,26 @@ fn bound(state: &Ticket, browser: &Ticket) -> [u8; 32] {
     Sha256::new().chain_update(state.hash()).chain_update(browser.hash()).finalize().into()
 }
 
+/// Returns why somebody is not signed in: for the Admin Log, and for them.
+fn failed(error: OidcError) -> (&'static str, ApiError) {
+    match error {
+        OidcError::Token(_) => {
+            tracing::warn!(error = chain(&error), "an ID token is not accepted");
+            let message = "the identity provider's answer is not accepted; the log says why";
+            ("the ID token is not accepted", ApiError::Invalid(message.to_owned()))
+        }
+        OidcError::Fetch(FetchError::Status { status, .. }) if status.is_client_error() => {
+            tracing::error!(error = chain(&error), "the identity provider takes no code from us");
+            let message = "the identity provider did not accept this sign-in; begin again";
+            ("the identity provider took no code from us", ApiError::Invalid(message.to_owned()))
+        }
+        OidcError::Fetch(_) | OidcError::Metadata(_) => {
+            ("the identity provider cannot be used", unavailable(error))
+        }
+    }
+}
+
 fn unavailable(error: OidcError) -> ApiError {
     tracing::error!(error = chain(&error), "the identity provider cannot be used");
     ApiError::Unavailable { retry_s: 30 }
-}
-
-/// Returns what happened with all causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

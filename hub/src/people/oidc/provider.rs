@@ -178,7 +178,7 @@ impl Provider {
             }
             Err(error) if age.is_some_and(|age| age < AGE_MAX) => {
                 tracing::warn!(
-                    error = super::chain(&error),
+                    error = crate::error::chain(&error),
                     "the provider's keys cannot be fetched again"
                 );
             }

@@ -22,7 +22,7 @@ use super::sign_in::Method;
 use super::{OidcOptions, Options, People};
 use crate::access::{Account, Role};
 use crate::db::testing::TestDatabase;
-use crate::db::{Database, FromValue, Value, values};
+use crate::db::{Database, Dialect, FromValue, Value, values};
 use crate::id::{OrganizationId, TeamId, UserId, WorkspaceId};
 
 /// Who owns the organization of a site.
@@ -163,6 +163,25 @@ impl Site {
         let mail = mails.iter().rev().find(is_code).expect("a mail");
         let line = mail.text.lines().find(|line| line.starts_with("    ")).expect("a code");
         line.trim().to_owned()
+    }
+
+    /// Makes the database refuse to change rows of a table from now on.
+    pub(crate) async fn refuse_updates(&self, table: &str) {
+        let sql = match self.database.dialect() {
+            Dialect::Sqlite => format!(
+                "CREATE TRIGGER refuse_{table} BEFORE UPDATE ON {table}
+                 BEGIN SELECT RAISE(FAIL, 'no room'); END"
+            ),
+            Dialect::Postgres => format!(
+                "CREATE FUNCTION refuse_{table}() RETURNS trigger LANGUAGE plpgsql
+                 AS 'BEGIN RAISE EXCEPTION ''no room''; END';
+                 CREATE TRIGGER refuse_{table} BEFORE UPDATE ON {table}
+                 FOR EACH ROW EXECUTE FUNCTION refuse_{table}()"
+            ),
+        };
+        let mut transaction = self.database.begin().await.unwrap();
+        transaction.batch(&sql).await.unwrap();
+        transaction.commit().await.unwrap();
     }
 
     /// Lets time pass.

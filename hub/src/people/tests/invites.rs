@@ -138,6 +138,9 @@ async fn a_new_invite_takes_the_place_of_the_old_one() {
 
         assert_eq!(site.browser().get(&first).await.status, StatusCode::NOT_FOUND);
         assert!(site.browser().get(&second).await.text.contains("as Viewer"));
+        let sql = "SELECT CAST(count(*) AS BIGINT) FROM admin_log WHERE details LIKE $1";
+        let noted: i64 = site.value(sql, &crate::db::values!["%\"replaced\":true%"]).await;
+        assert_eq!(noted, 1);
     }
 }
 
@@ -184,21 +187,57 @@ async fn nobody_is_invited_as_more_than_the_inviter_may_give() {
     }
 }
 
+/// Or they would have a way back in.
 #[tokio::test]
-async fn invites_of_somebody_who_was_removed_die() {
+async fn nobody_comes_in_by_the_word_of_somebody_who_may_not_any_more() {
     for site in Site::each().await {
         let home = site.organization("acme").await;
         let scope = Scope::Organization(home.organization);
         let admin = site.member("admin@acme.test", &home, scope, Role::Admin).await;
+        let (owner, by) = (site.by(OWNER).await, site.by("admin@acme.test").await);
+        let organization = home.organization;
+        for email in [ADA, "bob@acme.test", "carl@acme.test"] {
+            site.people.invite(&by, organization, email, scope, Role::Admin).await.unwrap();
+            site.signed_in(email).await;
+        }
+        let accept = async |email: &str| {
+            let id = site.people.invitations(email).await.unwrap()[0].id;
+            site.people.accept_invite(&site.by(email).await, id).await
+        };
+
+        accept("carl@acme.test").await.unwrap();
+        site.people.change_role(&owner, organization, admin.id, scope, Role::Member).await.unwrap();
+        let demoted = accept(ADA).await;
+        site.people.remove_member(&owner, organization, admin.id, scope).await.unwrap();
+        let removed = accept("bob@acme.test").await;
+
+        for refused in [demoted, removed] {
+            let Err(ApiError::Conflict(message)) = refused else { panic!("{refused:?}") };
+            assert!(message.contains("ask for a new invite"), "{message}");
+        }
+        assert!(site.people.entries(site.by(ADA).await.account.id).await.unwrap().is_empty());
+        // An invite that was refused is open still: for when they may again.
+        assert_eq!(site.people.invitations(ADA).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn whoever_leaves_one_place_leaves_the_invites_to_others_alone() {
+    for site in Site::each().await {
+        let home = site.organization("acme").await;
+        let everywhere = Scope::Organization(home.organization);
+        let here = Scope::Workspace(home.workspace);
+        let admin = site.member("admin@acme.test", &home, everywhere, Role::Admin).await;
+        site.member("admin@acme.test", &home, here, Role::Viewer).await;
         let by = site.by("admin@acme.test").await;
-        site.people.invite(&by, home.organization, ADA, scope, Role::Admin).await.unwrap();
+        site.people.invite(&by, home.organization, ADA, everywhere, Role::Viewer).await.unwrap();
+        site.signed_in(ADA).await;
 
-        site.people
-            .remove_member(&site.by(OWNER).await, home.organization, admin.id, scope)
-            .await
-            .unwrap();
+        let owner = site.by(OWNER).await;
+        site.people.remove_member(&owner, home.organization, admin.id, here).await.unwrap();
 
-        assert!(site.people.invitations(ADA).await.unwrap().is_empty());
+        let id = site.people.invitations(ADA).await.unwrap()[0].id;
+        site.people.accept_invite(&site.by(ADA).await, id).await.unwrap();
     }
 }
 

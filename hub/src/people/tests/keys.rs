@@ -177,3 +177,32 @@ async fn who_does_not_run_a_workspace_sees_none_of_its_keys() {
         assert_eq!(revoke.status, StatusCode::NOT_FOUND);
     }
 }
+
+/// A browser that was left alone makes nothing that outlives its session.
+#[tokio::test]
+async fn a_key_is_made_by_whoever_signed_in_within_the_hour() {
+    for site in Site::each().await {
+        let home = site.organization("acme").await;
+        let mut browser = site.signed_in(OWNER).await;
+        let workspace = home.workspace.to_string();
+        let fields = [("name", "CI"), ("workspace_id", workspace.as_str()), ("days", "30")];
+        site.later(3_600_000);
+
+        let refused = browser.submit(&home.page("settings/keys"), &fields).await;
+        assert_eq!(refused.status, StatusCode::CONFLICT);
+        assert!(refused.text.contains("sign in again"), "{}", refused.text);
+        let old = browser.cookies["ultra_session"].clone();
+        let again = refused.between("href=\"/sign-in?again=1&#38;return_to=", "\"");
+        let page = browser.get(&format!("/sign-in?again=1&return_to={again}")).await;
+        assert_eq!(page.status, StatusCode::OK);
+        let back = page.between("name=\"return_to\" value=\"", "\"");
+        browser.post("/sign-in", &[("email", OWNER), ("return_to", &back)]).await;
+        let code = site.code(OWNER).await;
+        let page = browser.post("/sign-in/code", &[("code", &code), ("return_to", &back)]).await;
+
+        assert_eq!(page.location(), home.page("settings/security"));
+        create(&mut browser, &home, "30").await;
+        browser.cookies.insert("ultra_session".to_owned(), old);
+        assert_eq!(browser.get("/account").await.status, StatusCode::SEE_OTHER);
+    }
+}

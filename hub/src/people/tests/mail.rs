@@ -7,7 +7,9 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::access::Role;
 use crate::db::testing::TestDatabase;
+use crate::people::authority::Scope;
 use crate::people::setup::Setup;
 use crate::people::testing::{OWNER, Site};
 use crate::people::ticket::Ticket;
@@ -68,6 +70,34 @@ async fn a_code_says_what_it_is_for() {
         mail.text
     );
     assert!(mail.text.contains("ten minutes"), "{}", mail.text);
+}
+
+/// In letters that are not ASCII, and longer than a line of a mail.
+#[tokio::test]
+async fn a_mail_is_read_as_it_was_written() {
+    let site = Site::each().await.remove(0);
+    let home = site.organization("acme").await;
+    let (by, name) = (site.by(OWNER).await, format!("{}é", "x".repeat(99)));
+    let scope = Scope::Organization(home.organization);
+    site.people.rename(&by, home.organization, scope, &name).await.unwrap();
+    site.people.invite(&by, home.organization, "ada@acme.test", scope, Role::Viewer).await.unwrap();
+    site.people.finish().await;
+
+    let mail = site.mail.mails().remove(0).text;
+
+    let (head, body) = mail.split_once("\n\n").unwrap();
+    for line in [
+        "MIME-Version: 1.0",
+        "Content-Type: text/plain; charset=utf-8",
+        "Content-Transfer-Encoding: quoted-printable",
+        "Message-ID: <",
+    ] {
+        assert!(head.lines().any(|it| it.starts_with(line)), "{line}: {head}");
+    }
+    assert!(head.contains("@acme.test>\nMIME"), "{head}");
+    assert!(mail.is_ascii() && body.lines().all(|line| line.len() <= 76), "{mail}");
+    let body = body.replace("=\n", "");
+    assert!(body.contains("x=C3=A9") && body.contains("/invites/"), "{body}");
 }
 
 /// Keeps what is logged at `info` and above.

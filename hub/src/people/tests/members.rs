@@ -374,3 +374,26 @@ async fn names_stay_text() {
         }
     }
 }
+
+#[tokio::test]
+async fn who_runs_a_part_sees_that_part() {
+    for site in Site::each().await {
+        let home = site.organization("acme").await;
+        let (by, organization) = (site.by(OWNER).await, home.organization);
+        site.people.create_workspace(&by, organization, home.team, "Beside").await.unwrap();
+        site.people.create_team(&by, organization, "Far", "Away").await.unwrap();
+        site.member("lead@acme.test", &home, Scope::Workspace(home.workspace), Role::Admin).await;
+        site.member("team@acme.test", &home, Scope::Team(home.team), Role::Admin).await;
+
+        for (email, beside, far) in
+            [("lead@acme.test", false, false), ("team@acme.test", true, false), (OWNER, true, true)]
+        {
+            let mut browser = site.signed_in(email).await;
+            let page = browser.get(&home.page("settings/organization")).await;
+            let shows = |name: &str| page.text.contains(&format!("<td>{name}</td>"));
+            assert_eq!((shows("Beside"), shows("Away")), (beside, far), "{email}: {}", page.text);
+            assert!(shows("Main") && page.text.contains("<h2>Team</h2>"), "{email}");
+            assert_eq!(page.text.contains("<h2>Far</h2>"), far, "{email}");
+        }
+    }
+}

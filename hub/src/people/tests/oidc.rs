@@ -185,6 +185,10 @@ async fn a_token_that_does_not_hold_lets_nobody_in() {
         assert_eq!(page.status, StatusCode::BAD_REQUEST);
         assert!(!is_in(&browser));
 
+        let log = site.log().await;
+        let unknown = ("auth.failure".to_owned(), "unknown".to_owned());
+        assert_eq!(log.iter().filter(|entry| **entry == unknown).count(), 10, "{log:?}");
+
         for good in
             [owner().but("email_verified", json!("true")), owner().but("aud", json!(["ultra-hub"]))]
         {

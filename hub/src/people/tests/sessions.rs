@@ -247,6 +247,24 @@ async fn over_tls_the_cookie_is_protected() {
     }
 }
 
+/// A disk that is full must not hide what is on it.
+#[tokio::test]
+async fn what_takes_no_writes_can_still_be_looked_at() {
+    for site in Site::each().await {
+        let home = site.organization("acme").await;
+        let by = site.by(OWNER).await;
+        let (organization, workspace) = (home.organization, home.workspace);
+        let key = site.people.create_key(&by, organization, workspace, "CI", None).await.unwrap();
+        let mut browser = site.signed_in(OWNER).await;
+        site.refuse_updates("sessions").await;
+        site.refuse_updates("deploy_keys").await;
+        site.later(3_600_000);
+
+        assert_eq!(browser.get("/account").await.status, StatusCode::OK);
+        assert_eq!(site.people.deploy_key(&key).await.unwrap().entry.workspace, workspace);
+    }
+}
+
 #[tokio::test]
 async fn pages_keep_to_themselves() {
     for site in Site::each().await {

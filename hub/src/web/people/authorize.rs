@@ -6,12 +6,11 @@ use http::{HeaderValue, header};
 use url::{Host, Url};
 
 use super::answer::{page, see};
-use super::door::POLICY;
 use super::fields::Fields;
 use super::visit::Visit;
 use crate::error::ApiError;
 use crate::people::grants::{Asked, Authorization, CLIENT_ID, OAuthError, Redirect};
-use crate::web::Frame;
+use crate::web::{Frame, POLICY};
 
 #[derive(Template)]
 #[template(path = "people/authorize.html")]

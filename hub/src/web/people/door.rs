@@ -7,8 +7,8 @@ use std::sync::Arc;
 use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::response::Response;
+use http::header;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, header};
 
 use super::answer::failure;
 use super::fields::Fields;
@@ -21,14 +21,10 @@ use crate::people::People;
 use crate::people::gate::to_sign_in;
 use crate::people::sessions::{Device, Session};
 use crate::server::Peer;
-use crate::web::Viewing;
+use crate::web::{Viewing, guarded};
 
 /// Of a form.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-
-/// Scripts and styles of this site only, and no forms to elsewhere.
-pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-    connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'";
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -166,21 +162,4 @@ async fn read(parts: &Parts, body: axum::body::Body) -> Result<Fields, ApiError>
         return Err(ApiError::Invalid(format!("a form is sent as `{FORM}`")));
     }
     Fields::parse(&bytes)
-}
-
-/// Adds what keeps a page to itself, where it does not say so already.
-fn guarded(mut response: Response) -> Response {
-    let headers = [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        // Links with tickets go nowhere; `no-referrer` would hide from us who posts a form.
-        (header::REFERRER_POLICY, "same-origin"),
-        (header::CACHE_CONTROL, "no-store"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
-    ];
-    for (name, value) in headers {
-        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
-    }
-    response
 }

@@ -5,7 +5,7 @@ use axum::response::Response;
 
 use super::answer::{correctable, page, page_with, see, with_cookie};
 use super::visit::Visit;
-use crate::error::ApiError;
+use crate::error::{ApiError, chain};
 use crate::people::cookies::Cookie;
 use crate::people::gate::local;
 use crate::people::oidc::Callback;
@@ -65,11 +65,11 @@ fn code_page(visit: &Visit, return_to: &str, problem: Option<String>) -> CodePag
     }
 }
 
-/// Asks for an e-mail address.
+/// Asks for an e-mail address. With `again`, also whoever is signed in.
 pub(super) async fn form(visit: Visit) -> Result<Response, ApiError> {
     visit.channel()?;
     let return_to = local(visit.query.get("return_to"));
-    if visit.session.is_some() {
+    if visit.session.is_some() && visit.query.get("again").is_none() {
         return Ok(see(return_to));
     }
     page(&sign_in_page(&visit, return_to, visit.query.text("email"), None))
@@ -111,7 +111,9 @@ pub(super) async fn take(visit: Visit) -> Result<Response, ApiError> {
         let ticket = visit.cookie(Cookie::Code).ok_or_else(missing)?;
         let email =
             visit.people.take_code(&ticket, visit.form.text("code"), visit.device.address).await?;
-        visit.people.sign_in(&email, Method::Email, &visit.device).await
+        let session = visit.people.sign_in(&email, Method::Email, &visit.device).await?;
+        visit.end_old().await;
+        Ok(session)
     };
     match taken.await {
         Ok(session) => {
@@ -148,11 +150,22 @@ pub(super) async fn finish_oidc(visit: Visit) -> Result<Response, ApiError> {
     let finished = visit.people.finish_oidc(browser.as_ref(), &callback, &visit.device).await;
     match finished {
         Ok((session, return_to)) => {
+            visit.end_old().await;
             Ok(with_cookie(see(local(Some(&return_to))), Cookie::Session.set(channel, &session)))
         }
         Err(error) => {
             let (status, problem) = correctable(error)?;
             page_with(status, &sign_in_page(&visit, "/", "", Some(problem)))
+        }
+    }
+}
+
+impl Visit {
+    /// Ends the session that another one takes the place of.
+    async fn end_old(&self) {
+        let Some(old) = &self.session else { return };
+        if let Err(error) = self.people.sign_out(old).await {
+            tracing::warn!(error = chain(&error), "a session that was replaced could not be ended");
         }
     }
 }

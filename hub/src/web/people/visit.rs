@@ -54,6 +54,11 @@ impl Visit {
         Ok(&self.session()?.account)
     }
 
+    /// Whether whoever is there signed in just now.
+    pub(super) fn is_fresh(&self) -> Result<bool, ApiError> {
+        Ok(self.people.is_fresh(self.session()?))
+    }
+
     pub(super) fn by(&self) -> Result<By, ApiError> {
         Ok(By { account: self.account()?.clone(), address: self.device.address })
     }

@@ -48,7 +48,7 @@ async fn answer(visit: &Visit, error: Option<ApiError>) -> Result<Response, ApiE
         csrf: visit.session()?.csrf.clone(),
         problem,
         base: format!("/w/{}/settings", visit.viewing()?.entry.workspace),
-        tree: visit.tree().await?,
+        tree: visit.tree().await?.visible(),
     };
     page_with(status, &page)
 }
