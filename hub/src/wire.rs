@@ -151,6 +151,9 @@ pub struct LinkRequest {
     /// What the gateway's database has from before it was linked, and keeps to itself.
     #[serde(default)]
     pub before: Vec<StreamState>,
+    /// A UUID made by the gateway: the same request again is answered for the same gateway.
+    #[serde(default)]
+    pub request: Option<String>,
 }
 
 /// The answer to a [`LinkRequest`].
