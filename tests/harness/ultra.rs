@@ -330,6 +330,13 @@ impl Ultra {
         self.session.as_mut().expect("the session is taken in `restart` only").ended().await
     }
 
+    /// Kills the gateway, and returns what it was started with.
+    pub fn into_setup(self) -> Setup {
+        let Self { session, setup } = self;
+        drop(session);
+        setup
+    }
+
     /// Starts another gateway in the same directory, after this one has ended or is killed.
     pub fn restart(self) -> Self {
         self.restart_after(|| ())

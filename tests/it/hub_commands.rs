@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use ultra_store::{AuditEvent, AuditOutcome, Reader, Severity, SqliteOptions, SqliteStore, Store};
 use ultra_tests::oauth::plain_http::exchange;
+use ultra_tests::process::eventually;
 use ultra_tests::session::PATIENCE;
 use ultra_tests::ultra::Setup;
 use ultra_tests::{Ultra, program};
@@ -133,6 +134,32 @@ async fn whoever_is_logged_in_is_told_so_and_an_ended_session_is_begun_again() {
     assert_eq!((anew.0, hub.state().sign_ins), (Some(0), 2), "{}", anew.1);
 }
 
+/// Other tests may have it at this moment.
+#[tokio::test]
+async fn the_usual_port_is_asked_for_first() {
+    let hub = FakeHub::start().await;
+    let user = User::new();
+    let redirect = async || {
+        let mut command = user.command(&["login", "--hub", &hub.url()]);
+        let mut child = command.env_remove("BROWSER").stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let first = lines.next_line().await.unwrap().unwrap();
+        let address = url::Url::parse(first.strip_prefix("Sign in at ").unwrap()).unwrap();
+        let mut pairs = address.query_pairs();
+        pairs.find(|(name, _)| name == "redirect_uri").unwrap().1.into_owned()
+    };
+
+    let is_usual = async {
+        while redirect().await != "http://127.0.0.1:19284/callback" {
+            // As good, if it is somebody else's all the time.
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, is_usual).await.is_ok();
+
+    let is_taken = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 19284)).await.is_err();
+    assert!(found || is_taken);
+}
+
 #[tokio::test]
 async fn another_port_serves_where_the_usual_one_is_taken() {
     let hub = FakeHub::start().await;
@@ -223,7 +250,10 @@ async fn a_gateway_is_linked_by_name_and_says_what_it_was_before() {
     assert_eq!((&request["workspace"], &request["name"]), (&json!("ws_1"), &json!(host)));
     assert_eq!(request["host"]["environment"], "prod");
     assert_eq!(request["host"]["os"], std::env::consts::OS);
-    let before = json!([{"database": id, "kind": "audit", "spans": [[1, 3]]}]);
+    let before = json!([
+        {"database": id, "kind": "traces", "spans": []},
+        {"database": id, "kind": "audit", "spans": [[1, 3]]},
+    ]);
     assert_eq!(request["before"], before);
 }
 
@@ -407,6 +437,84 @@ async fn logging_out_works_when_the_hub_is_away() {
     assert_eq!(said.matches("warning: could not tell the Hub").count(), 2, "{said}");
     assert!(link.1.contains("not logged in"), "{}", link.1);
     assert!(!user.config().contains("gateway_id"));
+}
+
+/// All that lets somebody in goes, and no Hub that says nothing keeps it.
+#[tokio::test]
+async fn logging_out_forgets_every_hub_before_it_tells_them() {
+    let (silent, hub) = (FakeHub::start().await, FakeHub::start().await);
+    let user = User::logged_in(&silent).await;
+    let (code, said) = user.run(&["login", "--hub", &hub.url()]).await;
+    assert_eq!(code, Some(0), "{said}");
+    silent.state().mood = Mood::Silent;
+
+    let mut child = user.command(&["logout", "--force"]).stderr(Stdio::piped()).spawn().unwrap();
+    let is_revoked = || (hub.state().revoked.len() == 1).then_some(());
+    eventually("the other Hub is told", PATIENCE, is_revoked).await;
+    // Before the silent one's time is over.
+    child.kill().await.unwrap();
+
+    silent.state().mood = Mood::Well;
+    for other in [&silent, &hub] {
+        let url = other.url();
+        std::fs::write(user.file(), format!("hub: {{url: '{url}'}}\n")).unwrap();
+        let (code, said) = user.run(&["link", "-w", "Work"]).await;
+        assert_eq!(code, Some(1));
+        assert!(said.contains(&format!("not logged in to {url}")), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_hub_that_says_nothing_does_not_hold_up_a_logout() {
+    let hub = FakeHub::start().await;
+    let user = User::linked(&hub).await;
+    hub.state().mood = Mood::Silent;
+
+    let (code, said) = user.run(&["logout", "--force"]).await;
+
+    assert_eq!(code, Some(0), "{said}");
+    insta::assert_snapshot!(said.replace(&hub.url(), "HUB"), @r"
+    warning: could not tell the Hub: no answer within 10 s
+    hint: its page *Gateways* can unlink it too
+    Unlinked this gateway
+    warning: could not tell the Hub: no answer within 10 s
+    Logged out of HUB
+    ");
+}
+
+#[tokio::test]
+async fn a_config_that_cannot_be_changed_is_the_last_word_of_a_logout() {
+    let hub = FakeHub::start().await;
+    let user = User::linked(&hub).await;
+    let gateway = hub.state().gateways.values().next().unwrap()["gateway_id"].clone();
+    let flow = format!("hub: {{url: '{}', enabled: true, gateway_id: {gateway}}}\n", hub.url());
+    std::fs::write(user.file(), flow).unwrap();
+
+    let (code, said) = user.run(&["logout", "--force"]).await;
+    let link = user.run(&["link", "-w", "Work"]).await;
+
+    assert_eq!(code, Some(1), "{said}");
+    let (before, error) = said.split_once("error: ").unwrap();
+    assert_eq!(before, format!("Logged out of {}\n", hub.url()));
+    assert!(error.contains("cannot be changed safely"), "{said}");
+    assert!(link.1.contains("not logged in"), "{}", link.1);
+    assert_eq!((hub.state().unlinked, hub.state().revoked.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn nobody_links_a_gateway_that_a_deploy_key_links() {
+    let hub = FakeHub::start().await;
+    let user = User::logged_in(&hub).await;
+
+    let mut command = user.command(&["link", "-w", "Work"]);
+    let output = command.env("ULTRA_DEPLOY_KEY", "dk_1").output().await.unwrap();
+
+    assert_eq!(output.status.code(), Some(1));
+    insta::assert_snapshot!(String::from_utf8(output.stderr).unwrap(), @r"
+    error: a deploy key is set, and links this gateway when it starts
+    hint: `hub.enabled: true` lets it; without `ULTRA_DEPLOY_KEY` and `hub.deploy_key` you can link it yourself
+    ");
+    assert!(hub.state().gateways.is_empty());
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! It may be missing, locked, or waiting for somebody to click. Whatever it does, it is asked on a
 //! thread of its own and waited for a moment only.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -15,6 +16,11 @@ const USER: &str = "key of the stored tokens";
 
 /// Long enough to click; a call may be waiting.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Threads that wait for it at a time: whoever finds it silent may ask again and again.
+const WAITING_MAX: usize = 4;
+
+static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// Why the keychain is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +64,18 @@ fn asked<T: Send + 'static>(
         Ok(()) => ask().map_err(|source| KeychainError::Failed { source }),
         Err(error) => Err(KeychainError::Missing { reason: error.to_string() }),
     };
+    if WAITING.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+        return Err(KeychainError::Silent);
+    }
     // Nobody can end a thread that waits for a dialog; it ends with the process at the latest.
-    let started = thread::Builder::new().name("keychain".into()).spawn(move || sender.send(ask()));
+    let started = thread::Builder::new().name("keychain".into()).spawn(move || {
+        let answer = ask();
+        WAITING.fetch_sub(1, Ordering::Relaxed);
+        sender.send(answer)
+    });
     if started.is_err() {
+        WAITING.fetch_sub(1, Ordering::Relaxed);
         return Err(KeychainError::Silent);
     }
     receiver.recv_timeout(TIMEOUT).unwrap_or(Err(KeychainError::Silent))

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ultra_store::{SqliteOptions, SqliteStore, Store};
 
-use super::{CliError, Output};
+use super::{CliError, CliResult, Output};
 use crate::auth::{Browser, Options};
 use crate::chain;
 use crate::config::{Backend, Config, ConfigFile, Environment};
@@ -13,7 +13,7 @@ use crate::hub::Membership;
 use crate::hub::{self, Client, ClientError, Credentials, CredentialsError, Link, LinkError};
 
 /// A Hub that does not answer must not keep anybody from leaving it.
-const UNLINK_TIMEOUT: Duration = Duration::from_secs(10);
+const TELL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A database in use gives way within this time, or keeps its records a little longer.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,19 +74,12 @@ impl Account {
         Ok(file.save()?)
     }
 
-    /// Takes the gateway out of its workspace: there, if the Hub can be told, and here in any case.
-    pub(super) async fn leave(
-        &self,
-        link: Option<&Link>,
-        out: &mut Output,
-    ) -> Result<(), CliError> {
-        match link {
-            Some(link) => self.tell(link, out).await?,
-            None => {
-                out.warn("the Hub was not told: the gateway's secret is not on this machine")?;
-                out.hint("its page *Gateways* can unlink it too")?;
-            }
-        }
+    /// Forgets here that the gateway belongs to a workspace.
+    ///
+    /// # Errors
+    ///
+    /// The config file still names it. Everything else is done then.
+    pub(super) async fn forget(&self, link: Option<&Link>, out: &mut Output) -> CliResult {
         if let Some(link) = link
             && let Err(error) = self.credentials.forget_link(link).await
         {
@@ -96,23 +89,59 @@ impl Account {
         Ok(hub::clear_config(&self.file)?)
     }
 
-    async fn tell(&self, link: &Link, out: &mut Output) -> Result<(), CliError> {
+    /// Tells the Hub that the gateway leaves; returns what came of it. Without its secret it cannot.
+    pub(super) async fn leave(&self, link: Option<&Link>) -> Left {
+        let Some(link) = link else {
+            return Left::Unheard("the gateway's secret is not on this machine".into());
+        };
         let told = self.client.unlink(link.secret.expose());
-        match tokio::time::timeout(UNLINK_TIMEOUT, told).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(ClientError::Refused { .. })) => {
-                out.done("The Hub had let go of this gateway before")
-            }
-            Ok(Err(error)) => {
-                out.warn(&format!("could not tell the Hub: {}", chain(&error)))?;
-                out.hint("its page *Gateways* can unlink it too")
-            }
-            Err(_) => {
-                let limit = UNLINK_TIMEOUT.as_secs();
-                out.warn(&format!("could not tell the Hub: no answer within {limit} s"))?;
+        match in_time(told).await {
+            Ok(()) => Left::Heard,
+            Err(Untold::Failed(ClientError::Refused { .. })) => Left::Before,
+            Err(error) => Left::Unheard(chain(&error)),
+        }
+    }
+}
+
+/// What the Hub made of a gateway's leaving.
+pub(super) enum Left {
+    /// It knows.
+    Heard,
+    /// It had let go of it.
+    Before,
+    /// It does not know, for this reason.
+    Unheard(String),
+}
+
+impl Left {
+    pub(super) fn say(&self, out: &mut Output) -> CliResult {
+        match self {
+            Self::Heard => Ok(()),
+            Self::Before => out.done("The Hub had let go of this gateway before"),
+            Self::Unheard(reason) => {
+                out.warn(&format!("could not tell the Hub: {reason}"))?;
                 out.hint("its page *Gateways* can unlink it too")
             }
         }
+    }
+}
+
+/// Why the Hub was not told something.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Untold<E: std::error::Error + 'static> {
+    #[error(transparent)]
+    Failed(E),
+    #[error("no answer within {} s", TELL_TIMEOUT.as_secs())]
+    Late,
+}
+
+/// Waits for a Hub that is told something, but not for long.
+pub(super) async fn in_time<E: std::error::Error + 'static>(
+    told: impl Future<Output = Result<(), E>>,
+) -> Result<(), Untold<E>> {
+    match tokio::time::timeout(TELL_TIMEOUT, told).await {
+        Ok(told) => told.map_err(Untold::Failed),
+        Err(_) => Err(Untold::Late),
     }
 }
 

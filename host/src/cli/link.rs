@@ -24,7 +24,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Link this gateway to a Hub workspace
 ///
-/// Needs `ultra login`. What is recorded from now on is sent there; what was recorded before stays on
+/// Needs `ultra login`, and no deploy key: one that is set links the gateway when it starts. What is recorded from now on is sent there; what was recorded before stays on
 /// this machine. Asks for what is not said if somebody can be asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -47,7 +47,13 @@ pub(super) async fn run(
     if let Membership::Linked(known) = account.membership().await?
         && !is_stale(&account, &known, out).await?
     {
-        return already(&known, args, out);
+        return match account.config.hub.deploy_key {
+            Some(_) => Err(by_key()),
+            None => already(&known, args, out),
+        };
+    }
+    if account.config.hub.deploy_key.is_some() {
+        return Err(by_key());
     }
     let token = account.credentials.access_token(&account.client).await?;
     let workspaces = account.client.workspaces(token.expose()).await?.workspaces;
@@ -77,16 +83,13 @@ pub(super) async fn run(
     // Before the Hub is asked: a link that cannot be written down is none.
     hub::write_config(&account.file, None)?;
     let history = history(config)?;
-    let request = LinkRequest {
-        workspace: Some(workspace.id.clone()),
-        name,
-        host,
-        before: history.streams,
-        request: None,
-    };
     let (client, credentials) = (&account.client, &account.credentials);
+    let (id, before) = (workspace.id.clone(), history.streams);
+    let request = LinkRequest { workspace: Some(id), name, host, before, request: None };
+    let turn = credentials.lock_linking(client.url().as_str()).await?;
     let until = history.until_unix_ns;
     let linked = hub::link(client, credentials, &token, None, &request, until).await?;
+    drop(turn);
     if let Err(error) = hub::write_config(&account.file, Some(&linked)) {
         undo(&account, &linked, out).await?;
         return Err(error.into());
@@ -95,6 +98,13 @@ pub(super) async fn run(
     out.done(&format!("Linked to `{workspace}` ({organization}, {team}) as `{}`", linked.name))?;
     told_of(history.last, out)?;
     out.hint("gateways that run now send nothing: restart your client")
+}
+
+/// Nobody links a gateway that links itself.
+fn by_key() -> CliError {
+    CliError::user("a deploy key is set, and links this gateway when it starts").hint(
+        "`hub.enabled: true` lets it; without `ULTRA_DEPLOY_KEY` and `hub.deploy_key` you can link it yourself",
+    )
 }
 
 /// Returns whether the Hub has let go of a link; then it is forgotten.

@@ -8,7 +8,7 @@ use super::{CliError, CliResult, Output};
 use crate::auth::{Callback, Secret};
 use crate::chain;
 use crate::config::Environment;
-use crate::hub::{ClientError, CredentialsError, GrantError, Login, Membership};
+use crate::hub::{Client, ClientError, CredentialsError, GrantError, Login, Membership, Tokens};
 
 /// Where the browser comes back to, if nobody else listens there.
 const CALLBACK_PORT: u16 = 19284;
@@ -55,6 +55,8 @@ pub(super) async fn run(
     out.done(&format!("Logged in to {}{who}", account.hub()))?;
     match account.membership().await? {
         Membership::Linked(_) => Ok(()),
+        // That links it.
+        Membership::Foreign | Membership::None if account.config.hub.deploy_key.is_some() => Ok(()),
         Membership::Foreign | Membership::None => out.hint("`ultra link` links this gateway"),
     }
 }
@@ -100,13 +102,19 @@ async fn sign_in(account: &Account, out: &mut Output) -> Result<Secret, CliError
     if !account.browser.open(&login.url).unwrap_or(false) {
         out.hint("no browser was opened: open the address in one on this machine")?;
     }
-    let signed_in = tokio::time::timeout(LOGIN_TIMEOUT, login.finish(&account.client)).await;
+    let tokens = in_time(login, &account.client).await?;
+    Ok(account.credentials.keep_tokens(&account.client, tokens).await?)
+}
+
+/// Waits until somebody has signed in, but not for ever.
+async fn in_time(login: Login, client: &Client) -> Result<Tokens, CliError> {
+    let signed_in = tokio::time::timeout(LOGIN_TIMEOUT, login.finish(client)).await;
     let tokens = signed_in.map_err(|_| {
         let minutes = LOGIN_TIMEOUT.as_secs() / 60;
         CliError::user(format!("nobody signed in within {minutes} minutes"))
             .hint("run `ultra login` again")
-    })??;
-    Ok(account.credentials.keep_tokens(&account.client, tokens).await?)
+    })?;
+    Ok(tokens?)
 }
 
 impl From<GrantError> for CliError {
@@ -116,5 +124,25 @@ impl From<GrantError> for CliError {
             GrantError::Hub(error) => error.into(),
             GrantError::Answer(_) => Self::other(&error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_five_minutes_nobody_waits_any_more() {
+        let client = Client::new("https://hub.example").unwrap();
+        let login = Login::new(&client, Callback::listen(None).await.unwrap());
+        let begun = Instant::now();
+
+        let error = in_time(login, &client).await.unwrap_err();
+
+        assert_eq!(begun.elapsed().as_secs(), 5 * 60);
+        let text = "nobody signed in within 5 minutes (run `ultra login` again)";
+        assert_eq!(error.in_one_line(), text);
     }
 }

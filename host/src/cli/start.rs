@@ -101,6 +101,18 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         serves_others: listener.as_ref().is_some_and(|(_, guard)| guard.serves_others()),
     };
     let (changes, upstreams) = watch::channel(definitions.of(&config)?);
+    let clients = Arc::<hub::Clients>::default();
+    // Before anything is recorded: what the database has now is from before.
+    let hub = hub::Attachment::begin(
+        &config,
+        environment,
+        hub::Gateway {
+            store: Arc::clone(&store),
+            clients: Arc::clone(&clients),
+            upstreams: upstreams.clone(),
+            serves_others: definitions.serves_others,
+        },
+    );
     tokio::spawn(follow(
         changes,
         definitions,
@@ -130,7 +142,6 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         Arc::clone(&rush),
     );
     let pool = Pool::new(surroundings, upstreams.clone());
-    let (clients, sent) = (Arc::<hub::Clients>::default(), upstreams.clone());
     let setup = Setup {
         gateway: Gateway::new(loading),
         server_name: config.server.name.clone(),
@@ -150,14 +161,9 @@ pub(super) async fn run(args: Args, mut config: Config, environment: &Environmen
         rush,
         subject: None,
         exporter: exporter.clone(),
-        clients: Arc::clone(&clients),
+        clients,
     };
     audit::record_gateway(&store, audit::Event::ServerStart);
-    let hub = hub::Attachment::begin(
-        &config,
-        environment,
-        hub::Gateway { store: Arc::clone(&store), clients, upstreams: sent },
-    );
     let measuring = async {
         let loaded = loader.await.map_err(std::io::Error::other)??;
         keep_measurements(&loaded, &store, exporter.as_deref(), &shutdown).await;

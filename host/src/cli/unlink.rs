@@ -9,8 +9,8 @@ use crate::hub::Membership;
 
 /// Take this gateway out of its Hub workspace
 ///
-/// Tells the Hub, then forgets the gateway and workspace ids. Tokens and local data stay. If the
-/// Hub cannot be told, the ids are forgotten all the same.
+/// Forgets the gateway and workspace ids, and tells the Hub. Tokens and local data stay. Gateways that
+/// run stop sending within a minute, even if the Hub cannot be told.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Do not ask for confirmation
@@ -37,7 +37,9 @@ pub(super) async fn run(
     if !args.force && !out.confirm(&format!("Unlink from {workspace}?"), "--force")? {
         return out.done("Nothing was changed");
     }
-    account.leave(link, out).await?;
+    let cleared = account.forget(link, out).await;
+    account.leave(link).await.say(out)?;
+    cleared?;
     out.done(&format!("Unlinked from {workspace}"))?;
     if account.config.hub.deploy_key.is_some() {
         out.hint("a deploy key is set; `hub.enabled: false` keeps it from linking anew")?;

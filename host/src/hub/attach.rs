@@ -3,7 +3,7 @@
 //! On a thread of its own from its first line: it asks a keychain, writes files, and waits for the Hub, and
 //! no client waits for it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +11,16 @@ use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use ultra_store::Store;
+use ultra_store::{Numbers, Store};
 
-use super::client::{Client, ClientError};
+use super::client::Client;
 use super::clients::Clients;
-use super::credentials::{Credentials, CredentialsError, Link};
+use super::credentials::{Credentials, Link};
 use super::deploy::{AutoLink, DeployError, link_by_key};
+use super::lease::is_idle;
 use super::linking::{History, LinkError, Membership};
 use super::sync::{Options, Sync};
-use super::{host_facts, pace};
+use super::{host_facts, machine, pace};
 use crate::config::{self, Config, Environment};
 use crate::upstream::Definition;
 use crate::{auth, chain, unix_ns};
@@ -28,14 +29,16 @@ use crate::{auth, chain, unix_ns};
 const TRY_AGAIN_MIN: Duration = Duration::from_secs(5);
 const TRY_AGAIN_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// What links ends at its next wait when the gateway ends; a keychain may not let it.
-const LINK_END_TIMEOUT: Duration = Duration::from_secs(1);
+/// The gateway's end may take this long: what links, which a keychain may not let end, and what sends.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the gateway is, and what it sends of.
 pub(crate) struct Gateway {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clients: Arc<Clients>,
     pub(crate) upstreams: watch::Receiver<Arc<[Definition]>>,
+    /// Its clients may be on other machines.
+    pub(crate) serves_others: bool,
 }
 
 /// A gateway that belongs to a Hub, or tries to.
@@ -46,7 +49,8 @@ pub(crate) struct Attachment {
 }
 
 impl Attachment {
-    /// Begins, if the config wants it.
+    /// Begins, if the config wants it. Comes before the gateway records anything: what the database has now
+    /// is from before.
     pub(crate) fn begin(
         config: &Config,
         environment: &Environment,
@@ -55,8 +59,16 @@ impl Attachment {
         let hub = &config.hub;
         let wanted = hub.enabled.unwrap_or(hub.deploy_key.is_some());
         if !wanted || hub.offline_mode {
+            if !hub.offline_mode {
+                // Nobody sends what waits: it need not be kept longer than the rest.
+                gateway.store.hold_unsent(None);
+            }
             return None;
         }
+        let started_unix_ns = unix_ns();
+        let database = (config.storage.backend == config::Backend::Sqlite)
+            .then(|| config.storage.path.clone());
+        let before = had(&*gateway.store, database.as_deref());
         let kept = auth::Options::of(environment).map(|options| Credentials::new(&options));
         let file = config.path.clone().map_or_else(|| Config::default_path(environment), Ok);
         let (credentials, file) = match (kept, file) {
@@ -66,14 +78,15 @@ impl Attachment {
                 return None;
             }
         };
-        let seeker = Seeker {
+        let host = host_facts(environment, Some(&hub.environment));
+        let mut seeker = Seeker {
             hub: hub.clone(),
             file,
             credentials,
-            host: host_facts(environment, Some(&hub.environment)),
-            database: (config.storage.backend == config::Backend::Sqlite)
-                .then(|| config.storage.path.clone()),
-            started_unix_ns: unix_ns(),
+            host: if gateway.serves_others { machine::of_server(host) } else { host },
+            database,
+            started_unix_ns,
+            before,
             gateway,
         };
         let (sender, sync) = oneshot::channel();
@@ -104,12 +117,23 @@ impl Attachment {
     /// Sends what is new and says good-bye, for a moment.
     pub(crate) async fn end(self) {
         self.stop.cancel();
-        if let Ok(Ok(sync)) = timeout(LINK_END_TIMEOUT, self.sync).await
-            && !sync.shutdown().await
-        {
+        let ended = async {
+            match self.sync.await {
+                Ok(sync) => sync.shutdown().await,
+                Err(_) => true,
+            }
+        };
+        if !timeout(END_TIMEOUT, ended).await.unwrap_or(false) {
             tracing::debug!("the Hub was not told in time that this gateway ends");
         }
     }
+}
+
+/// Returns the id of a database and the numbers it has. Nothing while another process sends its records:
+/// then the Hub may soon have more than these, and nothing is wrong.
+fn had(store: &dyn Store, database: Option<&Path>) -> Option<(String, Numbers)> {
+    let had = (store.database_id().ok()?, store.numbers().ok()?);
+    database.is_none_or(is_idle).then_some(had)
 }
 
 /// Looks for the gateway's link.
@@ -120,18 +144,20 @@ struct Seeker {
     host: ultra_hub::wire::Host,
     database: Option<PathBuf>,
     started_unix_ns: i64,
+    /// What the database had then, if nobody has sent of it since.
+    before: Option<(String, Numbers)>,
     gateway: Gateway,
 }
 
 impl Seeker {
     /// Returns the link; nothing if there is none, which has been said then.
-    async fn link(&self) -> Option<Link> {
+    async fn link(&mut self) -> Option<Link> {
         let mut pause = TRY_AGAIN_MIN;
         let mut warned = false;
         loop {
             match self.find().await {
                 Ok(link) => return link,
-                Err(error) if passes(&error) => {
+                Err(error) if error.passes() => {
                     if !warned {
                         tracing::warn!(
                             "not linked to the Hub yet, and trying again: {}",
@@ -139,7 +165,10 @@ impl Seeker {
                         );
                         warned = true;
                     }
-                    tokio::time::sleep(pace::jittered(pause)).await;
+                    let told = error.retry_after().map(pace::stretched).unwrap_or_default();
+                    // Meanwhile another process may link, send, and end.
+                    self.before = None;
+                    tokio::time::sleep(pace::jittered(pause).max(told)).await;
                     pause = (pause * 2).min(TRY_AGAIN_MAX);
                 }
                 Err(error) => {
@@ -189,11 +218,17 @@ impl Seeker {
     }
 
     fn send(self, link: Link) -> Option<Sync> {
+        let (hub, gateway_id) = (link.hub.clone(), link.gateway_id.clone());
+        let credentials = self.credentials;
         let options = Options {
             url: link.hub,
             gateway_id: link.gateway_id,
             secret: link.secret,
+            is_linked: Arc::new(move || credentials.is_kept(&hub, &gateway_id)),
             linked_unix_ns: link.linked_unix_ns,
+            started_unix_ns: self.started_unix_ns,
+            // Of a gateway that is linked since then the Hub has nothing yet.
+            before: self.before.filter(|_| link.linked_unix_ns < self.started_unix_ns),
             interval: self.hub.sync_interval,
             host: self.host,
             database: self.database,
@@ -204,19 +239,5 @@ impl Seeker {
     }
 }
 
-/// Whether it may be another time.
-fn passes(error: &DeployError) -> bool {
-    match error {
-        DeployError::Link(LinkError::Hub(error)) => matches!(
-            error,
-            ClientError::Away { .. } | ClientError::Busy { .. } | ClientError::Answer { .. }
-        ),
-        DeployError::Credentials(CredentialsError::Hub(
-            ClientError::Away { .. } | ClientError::Busy { .. },
-        )) => true,
-        DeployError::Malformed
-        | DeployError::Store(_)
-        | DeployError::Credentials(_)
-        | DeployError::Link(LinkError::Keep(_)) => false,
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@ use serde_json::value::RawValue;
 use ultra_hub::wire::{BATCH_SENT_BYTES_MAX, BatchHead, RecordKind, Span};
 use ultra_store::{AuditRow, TraceRow};
 
+use super::text::short;
+
 /// Bytes of a batch before it is compressed. The Hub takes twice as many; here they are in memory, beside
 /// calls.
 pub(super) const PLAIN_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -242,7 +244,7 @@ fn noted(object: &RawValue) -> Box<RawValue> {
 }
 
 fn shorten(text: &mut String) {
-    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+    *text = short(text, TEXT_BYTES_MAX);
 }
 
 #[cfg(test)]

@@ -5,19 +5,21 @@
 use std::collections::HashMap;
 use std::pin::pin;
 
+use futures_util::FutureExt;
 use tokio::time::sleep;
-use ultra_hub::wire::{Heartbeat, SetupReport, UpstreamReport};
+use ultra_hub::wire::{Heartbeat, Host, SetupReport, UpstreamReport};
 use ultra_store::{StoreError, UpstreamStatus};
 
 use super::pace::{Failure, Signal, jittered};
 use super::state::Here;
 use super::sync::Shared;
+use super::text::short;
 use crate::lock;
 
 /// As many as the Hub shows.
 const UPSTREAMS_MAX: usize = 256;
 
-/// Of each text: with all of them a heartbeat stays below the 256 KiB that the Hub takes.
+/// Of each text: with as many as there can be a heartbeat stays below the 256 KiB that the Hub takes.
 const TEXT_BYTES_MAX: usize = 200;
 
 /// Sends heartbeats until the gateway ends, or the Hub has said its last word.
@@ -30,11 +32,16 @@ pub(super) async fn run(shared: &Shared) {
     let mut first_client = pin!(first_client);
     let mut is_greeted = false;
     loop {
+        // Whoever asked for a heartbeat until now gets this one.
+        let _ = shared.beat_now.notified().now_or_never();
         let beaten = tokio::select! {
-            beaten = beat(shared) => beaten,
+            beaten = beat_if_linked(shared) => beaten,
             () = shared.stop.cancelled() => return,
             () = shared.off.cancelled() => return,
         };
+        let Some(beaten) = beaten else { return };
+        // A Hub that does not answer is left alone, whoever waits for it.
+        let is_answered = beaten.is_ok();
         let pause = match beaten {
             Ok(()) => {
                 shared.taken(Signal::Heartbeats);
@@ -51,8 +58,8 @@ pub(super) async fn run(shared: &Shared) {
         };
         tokio::select! {
             () = sleep(pause) => {}
-            () = shared.beat_now.notified() => {}
-            () = &mut first_client, if !is_greeted => is_greeted = true,
+            () = shared.beat_now.notified(), if is_answered => {}
+            () = &mut first_client, if is_answered && !is_greeted => is_greeted = true,
             () = shared.stop.cancelled() => return,
             () = shared.off.cancelled() => return,
         }
@@ -64,6 +71,14 @@ pub(super) async fn farewell(shared: &Shared) {
     let Ok(database) = shared.store.database_id() else { return };
     let Ok(heartbeat) = heartbeat(shared, database, true) else { return };
     let _ = shared.client.heartbeat(shared.options.secret.expose(), &heartbeat).await;
+}
+
+/// Sends a heartbeat. Returns nothing if the gateway is not linked any more.
+async fn beat_if_linked(shared: &Shared) -> Option<Result<(), Failure>> {
+    if !shared.is_linked().await {
+        return None;
+    }
+    Some(beat(shared).await)
 }
 
 /// Sends a heartbeat, and takes over what the Hub has.
@@ -93,7 +108,7 @@ fn heartbeat(shared: &Shared, database: String, farewell: bool) -> Result<Heartb
     let period_s = shared.heartbeat_period().as_secs();
     Ok(Heartbeat {
         process: shared.process.clone(),
-        host: options.host.clone(),
+        host: cut_host(&options.host),
         period_s: u32::try_from(period_s).unwrap_or(u32::MAX),
         farewell,
         database,
@@ -111,25 +126,37 @@ fn upstreams(shared: &Shared) -> Result<Vec<UpstreamReport>, StoreError> {
         .iter()
         .map(|definition| (&*definition.name, definition.endpoint.transport()))
         .collect();
-    let (pid, started) = (std::process::id(), shared.started_unix_ns);
+    let (pid, started) = (std::process::id(), shared.options.started_unix_ns);
     // In containers all processes have the same id.
     let is_ours = |status: &UpstreamStatus| status.gateway_pid == pid && status.unix_ns >= started;
     let report = |status: UpstreamStatus| {
         let transport = transports.get(status.upstream.as_str())?;
         Some(UpstreamReport {
-            name: short(status.upstream),
+            name: cut(&status.upstream),
             state: status.state,
-            server: status.server.map(short),
+            server: status.server.as_deref().map(cut),
             transport: Some((*transport).to_owned()),
             tools: status.tools,
-            error: status.error.map(short),
+            error: status.error.as_deref().map(cut),
         })
     };
     let statuses = shared.store.upstreams()?.into_iter().filter(is_ours);
     Ok(statuses.filter_map(report).take(UPSTREAMS_MAX).collect())
 }
 
-fn short(mut text: String) -> String {
-    text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
-    text
+/// The system and the config name things as they like.
+fn cut_host(host: &Host) -> Host {
+    Host {
+        os: cut(&host.os),
+        os_version: host.os_version.as_deref().map(cut),
+        arch: cut(&host.arch),
+        hostname: cut(&host.hostname),
+        version: cut(&host.version),
+        kind: cut(&host.kind),
+        environment: cut(&host.environment),
+    }
+}
+
+fn cut(text: &str) -> String {
+    short(text, TEXT_BYTES_MAX)
 }

@@ -53,6 +53,25 @@ pub(crate) enum ClientError {
     Answer { status: u16 },
 }
 
+impl ClientError {
+    /// Returns whether it may be another time.
+    pub(super) fn passes(&self) -> bool {
+        match self {
+            Self::Away { .. } | Self::Busy { .. } | Self::Answer { .. } => true,
+            Self::Address { .. }
+            | Self::Refused { .. }
+            | Self::GapsFirst { .. }
+            | Self::Invalid { .. } => false,
+        }
+    }
+
+    /// Returns for how long the Hub wants to be left alone, if it said so.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let Self::Busy { retry_after, .. } = self else { return None };
+        *retry_after
+    }
+}
+
 /// Who asks.
 pub(crate) type Bearer<'a> = &'a str;
 

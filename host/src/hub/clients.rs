@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use ultra_hub::wire::ClientReport;
 
+use super::text::short;
 use crate::{lock, unix_ns};
 
 /// As many as the Hub shows. Of more, those that asked last are reported.
 const CLIENTS_MAX: usize = 64;
 
 /// A name is what a client says of itself, and so of any length.
-const TEXT_CHARS_MAX: usize = 200;
+const TEXT_BYTES_MAX: usize = 200;
 
 /// Who uses the gateway, or has since it started.
 #[derive(Debug, Default)]
@@ -44,7 +45,7 @@ impl Activity {
 impl Clients {
     /// Notes that a client came. Several that say the same of themselves are one.
     pub(crate) fn enter(&self, name: &str, version: &str) -> Activity {
-        let (name, version) = (short(name), short(version));
+        let (name, version) = (short(name, TEXT_BYTES_MAX), short(version, TEXT_BYTES_MAX));
         let mut known = lock(&self.known);
         let is_same = |client: &&Client| client.name == name && client.version == version;
         if let Some(same) = known.iter().find(is_same) {
@@ -88,10 +89,6 @@ impl Client {
     }
 }
 
-fn short(text: &str) -> String {
-    text.chars().filter(|char| !char.is_control()).take(TEXT_CHARS_MAX).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +123,6 @@ mod tests {
         let report = clients.report();
         assert_eq!(report.len(), CLIENTS_MAX);
         assert!(!report.iter().any(|client| client.name == "client 7"));
-        assert!(report.iter().any(|client| client.name.len() == TEXT_CHARS_MAX));
+        assert!(report.iter().any(|client| client.name.len() == TEXT_BYTES_MAX));
     }
 }

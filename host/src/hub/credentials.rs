@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{Client, ClientError};
 use super::grant::{self, GrantError, Tokens};
-use crate::auth::{FileError, FileLock, Options, Secret, Vault, VaultError, sealed};
+use crate::auth::{
+    FileError, FileLock, KeyError, KeychainError, Options, Secret, Vault, VaultError, sealed,
+};
 
 /// A token is renewed when this much of its life is left: a command that takes a moment to get there
 /// still finds it valid.
@@ -24,14 +26,32 @@ const RENEWAL_LOCK_TIMEOUT: Duration = Duration::from_secs(70);
 /// Whoever links by a deploy key asks the Hub once.
 const LINK_LOCK_TIMEOUT: Duration = Duration::from_secs(70);
 
+/// Requests that nobody made again for so long that there are as many newer ones are forgotten.
+const REQUESTS_MAX: usize = 16;
+
 /// What is kept of Hubs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Kept {
     /// At most one per Hub.
     accounts: Vec<Account>,
-    /// At most one per gateway.
+    /// At most one per gateway, and per deploy key.
     links: Vec<Link>,
+    /// The oldest first.
+    requests: Vec<Request>,
+}
+
+/// A request to link that may have been heard, and was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Request {
+    /// Address of the Hub, as [`Client::url`] has it.
+    hub: String,
+    /// By which deploy key, if by one.
+    key: Option<i64>,
+    /// Where to; a key has its own.
+    workspace: Option<String>,
+    /// By which the Hub knows it again.
+    id: String,
 }
 
 /// Somebody who signed in to a Hub.
@@ -98,6 +118,30 @@ pub(crate) enum CredentialsError {
     Ending,
 }
 
+impl CredentialsError {
+    /// Returns whether it may be another time.
+    pub(super) fn passes(&self) -> bool {
+        match self {
+            Self::Locked { .. } => true,
+            Self::Vault(VaultError::Locked { .. }) => true,
+            Self::Vault(VaultError::Key { source: KeyError::Keychain(error) }) => {
+                matches!(error, KeychainError::Silent)
+            }
+            Self::Hub(error) => error.passes(),
+            Self::Vault(
+                VaultError::Key { .. }
+                | VaultError::WrongKey { .. }
+                | VaultError::Damaged { .. }
+                | VaultError::File(_),
+            )
+            | Self::SignedOut { .. }
+            | Self::Ended { .. }
+            | Self::Refused { .. }
+            | Self::Ending => false,
+        }
+    }
+}
+
 impl From<FileError> for CredentialsError {
     fn from(error: FileError) -> Self {
         Self::Vault(error.into())
@@ -150,14 +194,16 @@ impl Credentials {
         Ok(token)
     }
 
-    /// Forgets who has signed in to a Hub; returns who it was.
-    pub(crate) async fn forget_account(
-        &self,
-        hub: String,
-    ) -> Result<Option<Account>, CredentialsError> {
-        self.change(move |kept| {
-            let place = kept.accounts.iter().position(|account| account.hub == hub)?;
-            Some(kept.accounts.remove(place))
+    /// Returns who has signed in, at every Hub.
+    pub(crate) async fn accounts(&self) -> Result<Vec<Account>, CredentialsError> {
+        Ok(self.kept().await?.accounts)
+    }
+
+    /// Forgets who has signed in, at every Hub, and what they asked for; returns who it was.
+    pub(crate) async fn forget_accounts(&self) -> Result<Vec<Account>, CredentialsError> {
+        self.change(|kept| {
+            kept.requests.retain(|request| request.key.is_some());
+            std::mem::take(&mut kept.accounts)
         })
         .await
     }
@@ -238,13 +284,45 @@ impl Credentials {
         Ok(self.kept().await?.links.into_iter().find(is_it))
     }
 
-    /// Keeps a link.
-    pub(crate) async fn keep_link(&self, link: Link) -> Result<(), CredentialsError> {
-        self.change(|kept| {
-            kept.links.retain(|known| known.gateway_id != link.gateway_id || known.hub != link.hub);
-            kept.links.push(link);
+    /// Returns whether a link is still kept; one that cannot be looked for is. Blocks on the disk.
+    pub(super) fn is_kept(&self, hub: &str, gateway_id: &str) -> bool {
+        let is_it = |link: &Link| link.hub == hub && link.gateway_id == gateway_id;
+        self.vault.load().map_or(true, |records| records.hub.links.iter().any(is_it))
+    }
+
+    /// Returns the id of a request to link, which is that of an earlier one that was not answered. It is
+    /// durable, so that the Hub knows the request again whatever happens to this process.
+    pub(super) async fn request_id(
+        &self,
+        hub: &str,
+        key: Option<i64>,
+        workspace: Option<&str>,
+    ) -> Result<String, CredentialsError> {
+        let (hub, workspace) = (hub.to_owned(), workspace.map(str::to_owned));
+        let id = uuid::Uuid::now_v7().to_string();
+        self.change(move |kept| kept.request_id(Request { hub, key, workspace, id })).await
+    }
+
+    /// Keeps what came of a request: a link, or none.
+    pub(super) async fn answered(
+        &self,
+        request_id: String,
+        link: Option<Link>,
+    ) -> Result<(), CredentialsError> {
+        self.change(move |kept| {
+            kept.requests.retain(|request| request.id != request_id);
+            if let Some(link) = link {
+                kept.make_room(&link);
+                kept.links.push(link);
+            }
         })
         .await
+    }
+
+    /// Keeps a link.
+    #[cfg(test)]
+    pub(crate) async fn keep_link(&self, link: Link) -> Result<(), CredentialsError> {
+        self.answered(String::new(), Some(link)).await
     }
 
     /// Forgets a link.
@@ -254,11 +332,6 @@ impl Credentials {
             kept.links.retain(|known| known.gateway_id != gateway_id || known.hub != hub);
         })
         .await
-    }
-
-    /// Makes sure that something could be kept.
-    pub(crate) async fn check_writable(&self) -> Result<(), CredentialsError> {
-        self.change(|_| ()).await
     }
 
     /// Waits until no other process links this user's gateway to a Hub.
@@ -300,6 +373,27 @@ impl Credentials {
 }
 
 impl Kept {
+    fn request_id(&mut self, next: Request) -> String {
+        let is_it = |known: &&Request| {
+            (&known.hub, known.key, &known.workspace) == (&next.hub, next.key, &next.workspace)
+        };
+        if let Some(known) = self.requests.iter().find(is_it) {
+            return known.id.clone();
+        }
+        let id = next.id.clone();
+        self.requests.drain(..(self.requests.len() + 1).saturating_sub(REQUESTS_MAX));
+        self.requests.push(next);
+        id
+    }
+
+    /// Forgets what a link takes the place of.
+    fn make_room(&mut self, link: &Link) {
+        let is_same = |known: &Link| {
+            known.gateway_id == link.gateway_id || (known.key.is_some() && known.key == link.key)
+        };
+        self.links.retain(|known| known.hub != link.hub || !is_same(known));
+    }
+
     fn replace_account(&mut self, old: &Account, next: Account) {
         if let Some(place) = self.accounts.iter_mut().find(|account| *account == old) {
             *place = next;

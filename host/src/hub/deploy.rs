@@ -4,12 +4,13 @@
 //! cannot be written: the link is found by the key.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ultra_hub::wire::{Host, LinkRequest};
 
 use super::client::Client;
 use super::credentials::{Credentials, CredentialsError, Link};
-use super::linking::{History, LinkError, Membership, link, lookup, write_config};
+use super::linking::{History, LinkError, link, lookup, write_config};
 use crate::{chain, config};
 
 /// What is linked, and how.
@@ -45,10 +46,26 @@ pub(crate) enum DeployError {
     Link(#[from] LinkError),
 }
 
+impl DeployError {
+    /// Returns whether it may be another time.
+    pub(super) fn passes(&self) -> bool {
+        match self {
+            Self::Credentials(error) => error.passes(),
+            Self::Link(error) => error.passes(),
+            Self::Malformed | Self::Store(_) => false,
+        }
+    }
+
+    /// Returns for how long the Hub wants to be left alone, if it said so.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let Self::Link(LinkError::Hub(error)) = self else { return None };
+        error.retry_after()
+    }
+}
+
 /// Links a gateway by its deploy key, unless that has been done; returns the link.
 ///
-/// A key other than that of the gateway's link makes a new link. A gateway that a person linked stays
-/// where it is.
+/// Where a key is set it is what counts: a gateway that another key or a person linked is linked anew.
 ///
 /// # Errors
 ///
@@ -57,21 +74,17 @@ pub(crate) async fn link_by_key(auto: AutoLink<'_>) -> Result<Link, DeployError>
     let AutoLink { client, credentials, config, file, host, history } = auto;
     let key = config.deploy_key.as_ref().ok_or(DeployError::Malformed)?;
     let found_by = lookup(key).ok_or(DeployError::Malformed)?;
-    if let Membership::Linked(known) = Membership::of(config, client, credentials).await? {
+    let hub = client.url().as_str();
+    if let Some(known) = credentials.link_of_key(hub, found_by).await? {
         return Ok(known);
     }
-    let _turn = credentials.lock_linking(client.url().as_str()).await?;
+    let _turn = credentials.lock_linking(hub).await?;
     // Whoever had the lock before may have linked.
-    if let Membership::Linked(known) = Membership::of(config, client, credentials).await? {
+    if let Some(known) = credentials.link_of_key(hub, found_by).await? {
         return Ok(known);
     }
-    let request = LinkRequest {
-        workspace: None,
-        name: host.hostname.clone(),
-        host,
-        before: history.streams,
-        request: None,
-    };
+    let (name, before) = (host.hostname.clone(), history.streams);
+    let request = LinkRequest { workspace: None, name, host, before, request: None };
     let until = history.until_unix_ns;
     let linked = link(client, credentials, key, Some(found_by), &request, until).await?;
     let Link { name, workspace, .. } = &linked;

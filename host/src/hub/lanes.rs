@@ -63,7 +63,7 @@ impl Stream {
 
     /// Returns whether the Hub has numbers that the store has not given to anything yet: it has gone back
     /// to an earlier state, and what comes now would be taken for what came then.
-    pub(super) fn is_ahead(&self, bounds: Option<Span>) -> bool {
+    fn is_ahead(&self, bounds: Option<Span>) -> bool {
         let last = bounds.map_or(0, |(_, last)| last);
         self.has.last().is_some_and(|of_hub| of_hub > last)
     }
@@ -149,6 +149,11 @@ impl Streams {
             RecordKind::Traces => &mut self.traces,
             RecordKind::Audit => &mut self.audit,
         }
+    }
+
+    /// Returns whether the Hub has numbers of any kind that the store has not given to anything yet.
+    pub(super) fn is_ahead(&self, numbers: Numbers) -> bool {
+        KINDS.into_iter().any(|kind| self.of(kind).is_ahead(bounds(numbers, kind)))
     }
 
     /// Returns how many records the Hub does not have.

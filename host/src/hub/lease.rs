@@ -7,6 +7,22 @@ use std::path::{Path, PathBuf};
 use crate::auth::FileLock;
 use crate::chain;
 
+/// Between the name of a database and the id of a gateway.
+const SUFFIX: &str = ".sync-";
+
+/// Returns whether no process sends the records of a database at this moment, for any gateway.
+pub(super) fn is_idle(database: &Path) -> bool {
+    let (Some(directory), Some(name)) = (database.parent(), database.file_name()) else {
+        return false;
+    };
+    let Ok(files) = directory.read_dir() else { return false };
+    let prefix = format!("{}{SUFFIX}", name.to_string_lossy());
+    let mut locks = files
+        .flatten()
+        .filter(|file| file.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)));
+    locks.all(|lock| matches!(FileLock::try_take(&lock.path()), Ok(Some(_))))
+}
+
 /// The right to send.
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -30,15 +46,15 @@ impl Lease {
             .collect();
         let path = database.map(|database| {
             let mut path = database.as_os_str().to_owned();
-            path.push(format!(".sync-{id}"));
+            path.push(format!("{SUFFIX}{id}"));
             PathBuf::from(path)
         });
         Self { path, held: None, was_taken: false, is_broken: false }
     }
 
-    /// Returns whether another process had it before.
-    pub(super) fn was_taken(&self) -> bool {
-        self.was_taken
+    /// Returns whether another process may have sent since this one began.
+    pub(super) fn may_others_have_sent(&self) -> bool {
+        self.was_taken || self.is_broken
     }
 
     /// Returns whether this process may send, which it may until its end once it could.
@@ -72,11 +88,14 @@ mod tests {
         let lease = |gateway| Lease::new(Some(&database), gateway);
         let (mut one, mut two, mut other) = (lease("gw_1"), lease("gw_1"), lease("gw_2"));
 
+        assert!(is_idle(&database));
         assert!(one.take() && one.take());
+        assert!(!is_idle(&database));
         assert!(!two.take() && other.take());
-        drop(one);
+        drop((one, other));
+        assert!(is_idle(&database));
         assert!(two.take());
-        assert!(two.was_taken() && !other.was_taken());
+        assert!(two.may_others_have_sent() && !lease("gw_3").may_others_have_sent());
         assert!(directory.path().join("ultra.db.sync-gw_1").exists());
     }
 
@@ -95,7 +114,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let nowhere = directory.path().join("missing/ultra.db");
 
-        assert!(Lease::new(Some(&nowhere), "gw_1").take());
-        assert!(Lease::new(None, "gw_1").take());
+        let (mut broken, mut alone) =
+            (Lease::new(Some(&nowhere), "gw_1"), Lease::new(None, "gw_1"));
+
+        assert!(broken.take() && alone.take());
+        assert!(broken.may_others_have_sent() && !alone.may_others_have_sent());
     }
 }

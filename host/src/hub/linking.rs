@@ -26,6 +26,16 @@ pub(crate) enum LinkError {
     Keep(#[source] CredentialsError),
 }
 
+impl LinkError {
+    /// Returns whether it may be another time.
+    pub(super) fn passes(&self) -> bool {
+        match self {
+            Self::Hub(error) => error.passes(),
+            Self::Keep(error) => error.passes(),
+        }
+    }
+}
+
 /// What a database has from before its gateway was linked. It stays private.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History {
@@ -54,14 +64,20 @@ impl History {
     fn new(reader: &dyn Reader, last: Mark, until_unix_ns: i64) -> Result<Self, StoreError> {
         let database = reader.database_id()?;
         let kinds = [(RecordKind::Traces, last.trace), (RecordKind::Audit, last.audit_event)];
-        let some = kinds.into_iter().filter(|(_, last)| *last > 0);
-        let stream =
-            |(kind, last)| StreamState { database: database.clone(), kind, spans: vec![(1, last)] };
-        Ok(Self { streams: some.map(stream).collect(), last, until_unix_ns })
+        // A kind without records is named too: of a database that it was not told of the Hub gets what is
+        // younger than the link, and a clock may have been set back.
+        let stream = |(kind, last)| {
+            let spans = Some((1, last)).filter(|_| last > 0).into_iter().collect();
+            StreamState { database: database.clone(), kind, spans }
+        };
+        Ok(Self { streams: kinds.map(stream).into(), last, until_unix_ns })
     }
 }
 
 /// Links a gateway and keeps its secret. `key` is what the Hub finds the deploy key by, if `who` is one.
+///
+/// Whoever asks again after an answer was lost gets the gateway that was made then. The caller has the lock
+/// of [`Credentials::lock_linking`]: of two that ask the same at once, only one would get a secret that holds.
 ///
 /// # Errors
 ///
@@ -74,9 +90,21 @@ pub(crate) async fn link(
     request: &LinkRequest,
     until_unix_ns: i64,
 ) -> Result<Link, LinkError> {
-    // The Hub shows the secret once.
-    credentials.check_writable().await.map_err(LinkError::Keep)?;
-    let linked = client.link(who.expose(), request).await?;
+    let hub = client.url().as_str();
+    // The Hub shows the secret once: this also shows that it could be kept.
+    let id = credentials.request_id(hub, key, request.workspace.as_deref()).await;
+    let id = id.map_err(LinkError::Keep)?;
+    let request = LinkRequest { request: Some(id.clone()), ..request.clone() };
+    let linked = match client.link(who.expose(), &request).await {
+        Ok(linked) => linked,
+        Err(error) => {
+            if !error.passes() {
+                // It was answered, and nothing was made. An id that stays does no harm.
+                let _ = credentials.answered(id, None).await;
+            }
+            return Err(error.into());
+        }
+    };
     let link = Link {
         hub: client.url().to_string(),
         gateway_id: linked.gateway_id,
@@ -87,7 +115,7 @@ pub(crate) async fn link(
         linked_unix_ns: until_unix_ns,
         key,
     };
-    if let Err(error) = credentials.keep_link(link.clone()).await {
+    if let Err(error) = credentials.answered(id, Some(link.clone())).await {
         // Nobody else could take it out of the list. If that fails too, somebody sees it there.
         let _ = client.unlink(link.secret.expose()).await;
         return Err(LinkError::Keep(error));
@@ -107,30 +135,20 @@ pub(crate) enum Membership {
 }
 
 impl Membership {
-    /// Looks it up: what the config names, unless that was linked by another deploy key than the
-    /// present one; then what the key linked.
+    /// Looks it up: what the deploy key linked, if one is set and has; otherwise what the config names.
     pub(crate) async fn of(
         config: &config::Hub,
         client: &Client,
         credentials: &Credentials,
     ) -> Result<Self, CredentialsError> {
         let hub = client.url().as_str();
-        let key = config.deploy_key.as_ref().and_then(lookup);
-        if let Some(gateway_id) = &config.gateway_id
-            && let Some(link) = credentials.link(hub, gateway_id).await?
-            && (link.key.is_none() || key.is_none() || link.key == key)
+        if let Some(key) = config.deploy_key.as_ref().and_then(lookup)
+            && let Some(link) = credentials.link_of_key(hub, key).await?
         {
             return Ok(Self::Linked(link));
         }
-        let of_key = match key {
-            Some(key) => credentials.link_of_key(hub, key).await?,
-            None => None,
-        };
-        Ok(match of_key {
-            Some(link) => Self::Linked(link),
-            None if config.gateway_id.is_some() => Self::Foreign,
-            None => Self::None,
-        })
+        let Some(gateway_id) = &config.gateway_id else { return Ok(Self::None) };
+        Ok(credentials.link(hub, gateway_id).await?.map_or(Self::Foreign, Self::Linked))
     }
 }
 
@@ -206,13 +224,15 @@ mod tests {
     }
 
     #[test]
-    fn a_database_without_records_has_no_history() {
+    fn a_database_without_records_is_named_all_the_same() {
         let store = MemoryStore::default();
 
         let history = History::until_now(&store).unwrap();
 
-        assert!(history.streams.is_empty() && history.until_unix_ns > 0);
+        let streams: Vec<_> = history.streams.iter().map(|of| (of.kind, &of.spans[..])).collect();
+        assert_eq!(streams, [(RecordKind::Traces, &[][..]), (RecordKind::Audit, &[][..])]);
         assert_eq!(history.last, Mark::default());
+        assert!(history.until_unix_ns > 0);
     }
 
     #[test]

@@ -30,6 +30,15 @@ pub(crate) fn host_facts(environment: &Environment, environment_name: Option<&st
     }
 }
 
+/// Returns what is known of a machine whose gateway serves clients on others. One that builds does so for
+/// its builds.
+pub(super) fn of_server(host: Host) -> Host {
+    match host.kind.as_str() {
+        "ci" => host,
+        _ => Host { kind: "server".to_owned(), ..host },
+    }
+}
+
 /// Returns the name that `os-release` has for people.
 fn pretty(text: &str) -> Option<String> {
     let value = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
@@ -56,6 +65,8 @@ mod tests {
 
         assert_eq!(facts(&[("CI", "true")]).kind, "ci");
         assert_ne!(facts(&[("CI", "")]).kind, "ci");
+        assert_eq!(of_server(facts(&[])).kind, "server");
+        assert_eq!(of_server(facts(&[("CI", "true")])).kind, "ci");
         assert_eq!(facts(&[]).environment, "prod");
         assert!(!facts(&[]).hostname.is_empty());
     }

@@ -21,11 +21,12 @@ mod state;
 mod sync;
 #[cfg(test)]
 mod testing;
+mod text;
 
 pub(crate) use attach::{Attachment, Gateway};
 pub(crate) use client::{Client, ClientError};
 pub(crate) use clients::{Activity, Clients};
-pub(crate) use credentials::{Credentials, CredentialsError, Kept, Link};
-pub(crate) use grant::{GrantError, Login, revoke};
+pub(crate) use credentials::{Account as Session, Credentials, CredentialsError, Kept, Link};
+pub(crate) use grant::{GrantError, Login, Tokens, revoke};
 pub(crate) use linking::{History, LinkError, Membership, clear_config, link, write_config};
 pub(crate) use machine::host_facts;

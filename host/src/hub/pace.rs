@@ -49,8 +49,8 @@ impl Failure {
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Hub(ClientError::Busy { retry_after, .. }) => *retry_after,
-            _ => None,
+            Self::Hub(error) => error.retry_after(),
+            Self::Store(_) | Self::Batch(_) | Self::Senseless { .. } => None,
         }
     }
 }
@@ -79,13 +79,16 @@ impl BackOff {
         self.failures = self.failures.saturating_add(1);
         let pause = longest.mul_f64(rand::random());
         match failure.retry_after() {
-            // At least as long as it was told, and not at the same moment as the others.
-            Some(told) => {
-                pause.max(told.min(RETRY_AFTER_MAX).mul_f64(1.0 + rand::random::<f64>() / 4.0))
-            }
+            Some(told) => pause.max(stretched(told)),
             None => pause,
         }
     }
+}
+
+/// Returns how long a Hub that said this is left alone: at least as long, and not until the same moment as
+/// others do.
+pub(super) fn stretched(told: Duration) -> Duration {
+    told.min(RETRY_AFTER_MAX).mul_f64(1.0 + rand::random::<f64>() / 4.0)
 }
 
 /// Returns a period, a fifth longer or shorter by chance.

@@ -56,7 +56,7 @@ pub(super) struct Sender<'a> {
 enum Round {
     /// Nothing is left to send.
     Done,
-    /// Another process sends.
+    /// Another process sends, or nobody does any more.
     NotOurs,
     /// The Hub must say first what it has.
     Unknown,
@@ -100,6 +100,8 @@ impl<'a> Sender<'a> {
     /// Sends every interval, until the gateway ends, or the Hub has said its last word; and what is new then.
     pub(super) async fn run(mut self) {
         let shared = self.shared;
+        // Before the Hub says for the first time what it has: whoever sends from now on is this process.
+        self.lease.take();
         // The first time is when the Hub has answered the first heartbeat.
         let (mut pause, mut wake) = (jittered(shared.options.interval), Wake::Heard);
         loop {
@@ -162,7 +164,7 @@ impl<'a> Sender<'a> {
     /// Sends until nothing is left of what there was at the beginning. At the gateway's end only what is
     /// new.
     async fn round(&mut self) -> Result<Round, Failure> {
-        if !self.take_lease()? {
+        if !self.shared.is_linked().await || !self.take_lease()? {
             return Ok(Round::NotOurs);
         }
         let until = self.shared.store.numbers()?;
@@ -174,7 +176,7 @@ impl<'a> Sender<'a> {
                 self.shared.beat_now.notify_one();
                 return Ok(Round::Unknown);
             };
-            if KINDS.iter().any(|kind| streams.of(*kind).is_ahead(bounds(numbers, *kind))) {
+            if lock(&self.shared.state).is_ahead(&database, numbers) {
                 self.renew(&database)?;
                 continue;
             }
@@ -198,7 +200,7 @@ impl<'a> Sender<'a> {
         let could = std::mem::replace(&mut self.may_send, self.lease.take());
         if self.may_send && !could {
             // Whoever had it has sent since the Hub was asked last.
-            if self.lease.was_taken() {
+            if self.lease.may_others_have_sent() {
                 let (database, numbers) =
                     (self.shared.store.database_id()?, self.shared.store.numbers()?);
                 lock(&self.shared.state).begin(database, numbers);

@@ -13,7 +13,7 @@ const ANSWER_SPANS_MAX: usize = 4 * SPANS_MAX;
 /// What is known of the database that was last looked at.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// The database, and what it had, since this process may send.
+    /// The database, and what it had, when this process began, or when it was its turn to send.
     since: Option<(String, Numbers)>,
     known: Option<Known>,
 }
@@ -22,6 +22,8 @@ pub(super) struct State {
 struct Known {
     database: String,
     streams: Streams,
+    /// The Hub had numbers that the database had not given to anything when now began.
+    is_ahead: bool,
     /// Counts what the Hub has said since of the audit events and of the traces.
     said: Said,
 }
@@ -63,6 +65,13 @@ impl State {
         known.map(|known| known.said).unwrap_or_default()
     }
 
+    /// Returns whether a database has gone back to an earlier state: the Hub has numbers that it has not
+    /// given to anything, or had not when now began. Numbers that were used again since then tell nothing.
+    pub(super) fn is_ahead(&self, database: &str, numbers: Numbers) -> bool {
+        let known = self.known.as_ref().filter(|known| known.database == database);
+        known.is_some_and(|known| known.is_ahead || known.streams.is_ahead(numbers))
+    }
+
     /// Begins anew: what comes after these numbers is now, and somebody else may have sent meanwhile.
     pub(super) fn begin(&mut self, database: String, numbers: Numbers) {
         self.since = Some((database, numbers));
@@ -89,7 +98,8 @@ impl State {
             };
             let [audit, traces] = KINDS.map(&mut stream);
             let streams = Streams { audit, traces };
-            self.known = Some(Known { database: database.to_owned(), streams, said });
+            let is_ahead = streams.is_ahead(since);
+            self.known = Some(Known { database: database.to_owned(), streams, is_ahead, said });
             return Ok(false);
         };
         let (mut before, mut has_less) = (said, false);

@@ -11,24 +11,24 @@ mod fake;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use ultra_hub::wire::{HEARTBEAT_PERIOD_S_MIN, Host};
-use ultra_store::Store;
+use ultra_store::{Numbers, Store};
 
-use super::client::Client;
+use super::client::{Client, ClientError};
 use super::clients::Clients;
 use super::pace::{Failure, Mood, Signal};
 use super::send::Sender;
 use super::state::State;
 use super::{beat, pace};
 use crate::auth::Secret;
+use crate::chain;
 use crate::upstream::Definition;
-use crate::{chain, lock, unix_ns};
 
 /// Pace and patience.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub(super) struct Timing {
     pub(super) back_off_max: Duration,
     /// What is new at the end may take this long.
     pub(super) last_send: Duration,
-    /// Saying good-bye may take this long.
+    /// Saying good-bye may take this long after that.
     pub(super) farewell: Duration,
 }
 
@@ -69,8 +69,14 @@ pub(crate) struct Options {
     pub(crate) gateway_id: String,
     /// `ugw_…`
     pub(crate) secret: Secret,
+    /// Says whether the gateway is still linked. May block on the disk.
+    pub(crate) is_linked: Arc<dyn Fn() -> bool + Send + std::marker::Sync>,
     /// When the gateway was linked, in nanoseconds since 1970. Records from before stay here.
     pub(crate) linked_unix_ns: i64,
+    /// When this process began, in nanoseconds since 1970.
+    pub(crate) started_unix_ns: i64,
+    /// The database, and the numbers it had, before this process wrote to it.
+    pub(crate) before: Option<(String, Numbers)>,
     /// Records are sent this often, heartbeats twice as often.
     pub(crate) interval: Duration,
     /// The machine.
@@ -135,7 +141,7 @@ impl Sync {
         }
     }
 
-    /// Sends what is new and says good-bye, for at most 2 s. Returns whether there was time enough.
+    /// Sends what is new and says good-bye, both within 2 s. Returns whether there was time enough.
     pub(crate) async fn shutdown(self) -> bool {
         self.ends.stop.cancel();
         timeout(self.limit, self.ends.done.cancelled()).await.is_ok()
@@ -156,7 +162,6 @@ pub(super) struct Shared {
     pub(super) client: Client,
     /// Of this process.
     pub(super) process: String,
-    pub(super) started_unix_ns: i64,
     pub(super) state: Mutex<State>,
     pub(super) mood: Mood,
     /// Somebody wants to know what the Hub has.
@@ -167,40 +172,53 @@ pub(super) struct Shared {
     pub(super) back: Notify,
     /// The gateway ends.
     pub(super) stop: CancellationToken,
-    /// The Hub has said its last word.
+    stopped_at: OnceLock<Instant>,
+    /// The Hub has said its last word, or the gateway is not linked any more.
     pub(super) off: CancellationToken,
 }
 
 async fn run(options: Options, store: Arc<dyn Store>, timing: Timing, stop: CancellationToken) {
-    let client = match Client::new(&options.url) {
-        Ok(client) => client,
+    let shared = match Shared::new(options, store, timing, stop) {
+        Ok(shared) => shared,
         Err(error) => return tracing::warn!("nothing is sent to the Hub: {}", chain(&error)),
     };
-    let shared = Shared {
-        options,
-        timing,
-        store,
-        client,
-        process: uuid::Uuid::now_v7().to_string(),
-        started_unix_ns: unix_ns(),
-        state: Mutex::default(),
-        mood: Mood::default(),
-        beat_now: Notify::new(),
-        heard: Notify::new(),
-        back: Notify::new(),
-        stop,
-        off: CancellationToken::new(),
-    };
-    if let (Ok(database), Ok(numbers)) = (shared.store.database_id(), shared.store.numbers()) {
-        lock(&shared.state).begin(database, numbers);
-    }
     tokio::join!(beat::run(&shared), Sender::new(&shared).run());
     if !shared.off.is_cancelled() && shared.mood.is_good() {
-        let _ = timeout(shared.timing.farewell, beat::farewell(&shared)).await;
+        let end = shared.stopped_at() + shared.timing.last_send + shared.timing.farewell;
+        let _ = timeout_at(end, beat::farewell(&shared)).await;
     }
 }
 
 impl Shared {
+    fn new(
+        mut options: Options,
+        store: Arc<dyn Store>,
+        timing: Timing,
+        stop: CancellationToken,
+    ) -> Result<Self, ClientError> {
+        let client = Client::new(&options.url)?;
+        let mut state = State::default();
+        let now = || Some((store.database_id().ok()?, store.numbers().ok()?));
+        if let Some((database, numbers)) = options.before.take().or_else(now) {
+            state.begin(database, numbers);
+        }
+        Ok(Self {
+            options,
+            timing,
+            store,
+            client,
+            process: uuid::Uuid::now_v7().to_string(),
+            state: Mutex::new(state),
+            mood: Mood::default(),
+            beat_now: Notify::new(),
+            heard: Notify::new(),
+            back: Notify::new(),
+            stop,
+            stopped_at: OnceLock::new(),
+            off: CancellationToken::new(),
+        })
+    }
+
     /// Returns the time between two heartbeats.
     pub(super) fn heartbeat_period(&self) -> Duration {
         (self.options.interval / 2).max(self.timing.heartbeat_min)
@@ -212,6 +230,9 @@ impl Shared {
 
     /// Notes that something was taken.
     pub(super) fn taken(&self, signal: Signal) {
+        if self.off.is_cancelled() {
+            return;
+        }
         self.mood.taken(signal, self.client.url().as_str());
     }
 
@@ -228,9 +249,31 @@ impl Shared {
         }
     }
 
-    /// Resolves when the gateway has ended, and what was new then has had its time.
+    /// Returns whether the gateway is still linked, and ends everything if it is not: `ultra unlink` and
+    /// `ultra logout` do not know which gateways run.
+    pub(super) async fn is_linked(&self) -> bool {
+        let is_linked = Arc::clone(&self.options.is_linked);
+        let is_linked = tokio::task::spawn_blocking(move || is_linked()).await.unwrap_or(true);
+        if !is_linked && !self.off.is_cancelled() {
+            let url = self.client.url().as_str();
+            tracing::info!(
+                hub.url = url,
+                "this gateway was unlinked: nothing is sent to the Hub at `{url}` any more"
+            );
+            self.off.cancel();
+        }
+        is_linked
+    }
+
+    /// Resolves when the gateway has ended, and what was new then has had its time: once, whatever is
+    /// under way.
     pub(super) async fn over(&self) {
         self.stop.cancelled().await;
-        sleep(self.timing.last_send).await;
+        sleep_until(self.stopped_at() + self.timing.last_send).await;
+    }
+
+    /// Returns when the end of the gateway was noticed.
+    fn stopped_at(&self) -> Instant {
+        *self.stopped_at.get_or_init(Instant::now)
     }
 }

@@ -128,6 +128,8 @@ async fn links_are_found_by_gateway_or_by_key() {
     let others = credentials(dir.path());
     let hub = "https://hub.example/";
 
+    let is_kept = |gateway: &str| others.is_kept(hub, gateway);
+    assert!(is_kept("gw_1") && is_kept("gw_2") && !is_kept("gw_3"));
     let first = others.link(hub, "gw_1").await.unwrap().unwrap();
     let second = others.link_of_key(hub, 5).await.unwrap().unwrap();
     others.forget_link(&second).await.unwrap();

@@ -78,7 +78,7 @@ async fn parallel_starts_link_once() {
 }
 
 #[tokio::test]
-async fn another_key_links_anew_and_a_person_s_link_stays() {
+async fn the_key_that_is_set_is_what_counts() {
     let dir = tempfile::tempdir().unwrap();
     let (client, _) = hub().await;
     let (first, second) = (key(), key());
@@ -101,7 +101,41 @@ async fn another_key_links_anew_and_a_person_s_link_stays() {
     };
     write_config(&dir.path().join("config.yaml"), Some(&of_a_person)).unwrap();
     credentials(dir.path()).keep_link(of_a_person).await.unwrap();
-    assert_eq!(start(dir.path(), &client, &second).await.unwrap(), "gw_9");
+    assert_eq!(start(dir.path(), &client, &second).await.unwrap(), "gw_2");
+    assert_eq!(start(dir.path(), &client, &key()).await.unwrap(), "gw_3");
+    let written = config(dir.path(), &second);
+    assert_eq!(written.gateway_id.as_deref(), Some("gw_3"));
+    let malformed = start(dir.path(), &client, "dk_1").await;
+    assert!(matches!(malformed, Err(DeployError::Malformed)), "{malformed:?}");
+}
+
+/// The Hub made a gateway, and nobody learned of it.
+#[tokio::test]
+async fn a_link_whose_answer_was_lost_is_asked_for_by_the_same_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    let address = serve(move |request| {
+        let request: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+        let mut seen = crate::lock(&seen);
+        seen.push(request["request"].as_str().unwrap().to_owned());
+        match seen.len() {
+            1 => Answer::json(502, "the answer is lost on its way"),
+            _ => Answer::json(403, r#"{"error": "forbidden", "message": "no"}"#),
+        }
+    })
+    .await;
+    let client = Client::new(&format!("http://{address}")).unwrap();
+    let key = key();
+
+    for _ in 0..3 {
+        start(dir.path(), &client, &key).await.unwrap_err();
+    }
+
+    let asked = crate::lock(&asked).clone();
+    assert_eq!(asked[0], asked[1]);
+    assert_ne!(asked[1], asked[2], "a request that was answered is over");
+    assert!(uuid::Uuid::parse_str(&asked[0]).is_ok());
 }
 
 #[tokio::test]

@@ -62,6 +62,8 @@ pub(super) struct Kept {
 pub(super) struct State {
     pub(super) kept: Kept,
     pub(super) beats: Vec<Heartbeat>,
+    /// When they came.
+    pub(super) beaten: Vec<Instant>,
     /// Batches, and when they came.
     pub(super) batches: Vec<(BatchHead, Instant)>,
     /// Records that came and were there already.
@@ -90,6 +92,7 @@ impl Hub {
             state: Arc::new(Mutex::new(State {
                 kept: Kept::default(),
                 beats: Vec::new(),
+                beaten: Vec::new(),
                 batches: Vec::new(),
                 repeated: 0,
                 next: VecDeque::new(),
@@ -172,6 +175,7 @@ impl Hub {
         let heartbeat: Heartbeat = serde_json::from_slice(body).unwrap();
         let database = heartbeat.database.clone();
         state.beats.push(heartbeat);
+        state.beaten.push(Instant::now());
         match state.heartbeats.clone() {
             Behaviour::Break => return Some(Err(std::io::Error::other("broken"))),
             Behaviour::Hang => return None,

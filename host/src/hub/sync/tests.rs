@@ -15,6 +15,7 @@ use ultra_store::{
 
 use super::fake::{Behaviour, Hub, SECRET};
 use super::*;
+use crate::unix_ns;
 use crate::upstream::{Endpoint, Program};
 
 /// A few milliseconds where there are seconds and minutes otherwise.
@@ -34,7 +35,10 @@ fn options(hub: &Hub, database: Option<&Path>) -> Options {
         url: hub.url(),
         gateway_id: "gw_1".to_owned(),
         secret: Secret::new(SECRET.to_owned()),
+        is_linked: Arc::new(|| true),
         linked_unix_ns: 0,
+        started_unix_ns: 0,
+        before: None,
         interval: Duration::from_millis(30),
         host: Host { hostname: "laptop".to_owned(), ..Host::default() },
         database: database.map(Path::to_owned),
@@ -123,6 +127,23 @@ impl Place {
     fn sync(&self, hub: &Hub) -> Sync {
         let options = options(hub, Some(&self.path()));
         Sync::start_with(options, Arc::clone(&self.store), timing()).unwrap()
+    }
+}
+
+fn definition(name: &str) -> Definition {
+    let program = Program {
+        command: "server".into(),
+        args: Vec::new(),
+        env: Default::default(),
+        inherited: Arc::default(),
+        cwd: None,
+    };
+    Definition {
+        name: name.into(),
+        endpoint: Endpoint::Stdio(program),
+        era: None,
+        is_shared: false,
+        hides_sign_in: false,
     }
 }
 
@@ -408,6 +429,71 @@ async fn a_database_that_was_restored_loses_nothing() {
     assert_eq!(hub.with(|state| state.kept.lost.clone()), []);
 }
 
+/// A gateway that starts records that it does, and what its servers do, before the Hub says what it has.
+#[tokio::test]
+async fn a_database_that_lacks_two_records_is_noticed_behind_what_was_recorded_since() {
+    let hub = Hub::start().await;
+    let place = Place::new();
+    record(&*place.store, 0, 5);
+    let database = place.store.database_id().unwrap();
+    hub.with(|state| state.kept.has_before(&database, Audit, 7));
+
+    let before = Some((database.clone(), place.store.numbers().unwrap()));
+    record(&*place.store, 0, 3);
+    let options = Options { before, ..options(&hub, Some(&place.path())) };
+    let sync = Sync::start_with(options, Arc::clone(&place.store), timing()).unwrap();
+    hub.until("8 events", |state| state.kept.records.len() == 8).await;
+
+    assert!(sync.shutdown().await);
+    assert_ne!(place.store.database_id().unwrap(), database);
+    assert_eq!(hub.with(|state| state.kept.seqs(Audit)), all(8));
+}
+
+/// What the Hub has more than this process found was sent by another one, which is no sign of anything.
+#[tokio::test]
+async fn what_another_process_sent_meanwhile_is_no_backup_restored() {
+    let hub = Hub::start().await;
+    let place = Place::new();
+    let before = Some((place.store.database_id().unwrap(), place.store.numbers().unwrap()));
+    let first = place.sync(&hub);
+    record(&*place.store, 0, 5);
+    hub.until("5 events", |state| state.kept.records.len() == 5).await;
+
+    let options = Options { before: before.clone(), ..options(&hub, Some(&place.path())) };
+    let second = Sync::start_with(options, Arc::clone(&place.store), timing()).unwrap();
+    let beats = hub.with(|state| state.beats.len());
+    hub.until("heartbeats of both", |state| state.beats.len() > beats + 4).await;
+    drop(first);
+    record(&*place.store, 0, 5);
+    hub.until("10 events", |state| state.kept.records.len() == 10).await;
+
+    assert!(second.shutdown().await);
+    assert_eq!(place.store.database_id().ok(), before.map(|(database, _)| database));
+}
+
+/// `ultra unlink` forgets the link, and cannot tell a gateway that has its secret in memory.
+#[tokio::test]
+async fn a_gateway_that_was_unlinked_sends_no_more_and_says_so_once() {
+    let hub = Hub::start().await;
+    let place = Place::new();
+    let (log, _guard) = Log::start();
+    let linked = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let asked = Arc::clone(&linked);
+    let is_linked = Arc::new(move || asked.load(std::sync::atomic::Ordering::Relaxed));
+    let options = Options { is_linked, ..options(&hub, Some(&place.path())) };
+    let (running, _stop) = spawn(options, &place.store);
+    record(&*place.store, 1, 1);
+    hub.until("2 records", |state| state.kept.records.len() == 2).await;
+
+    linked.store(false, std::sync::atomic::Ordering::Relaxed);
+    record(&*place.store, 1, 1);
+
+    tokio::time::timeout(Duration::from_secs(30), running).await.unwrap().unwrap();
+    assert_eq!((log.lines("INFO").len(), log.lines("WARN").len()), (1, 0), "{log:?}");
+    assert!(log.lines("INFO")[0].contains("this gateway was unlinked"), "{log:?}");
+    assert!(!hub.with(|state| state.beats.last().unwrap().farewell));
+}
+
 #[tokio::test]
 async fn records_from_before_the_link_stay_here() {
     let hub = Hub::start().await;
@@ -472,6 +558,27 @@ async fn the_hub_is_left_alone_for_as_long_as_it_says() {
     assert_eq!(format!("{log:?}"), "");
 }
 
+/// As long as the Hub has not said what it has, whoever sends records waits for a heartbeat.
+#[tokio::test]
+async fn no_heartbeat_comes_earlier_than_the_hub_says() {
+    let hub = Hub::start().await;
+    let place = Place::new();
+    record(&*place.store, 1, 0);
+    hub.with(|state| state.heartbeats = Behaviour::Refuse(429, "rate_limited", Some(1)));
+
+    let options = options(&hub, Some(&place.path()));
+    let clients = Arc::clone(&options.clients);
+    let (running, stop) = spawn(options, &place.store);
+    hub.until("a heartbeat", |state| state.beats.len() == 1).await;
+    clients.enter("Claude Desktop", "1.2");
+    hub.until("another one", |state| state.beats.len() == 2).await;
+
+    let waited = hub.with(|state| state.beaten[1] - state.beaten[0]);
+    assert!(waited >= Duration::from_secs(1), "{waited:?}");
+    stop.cancel();
+    running.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_record_that_the_hub_finds_too_large_comes_without_its_payloads() {
     let hub = Hub::start().await;
@@ -522,25 +629,66 @@ async fn the_end_sends_what_is_new_and_does_not_wait_for_a_hub_that_hangs() {
     assert!(begun.elapsed() < Duration::from_millis(2_500), "{:?}", begun.elapsed());
 }
 
+/// A request under way, what is new and the good-bye have one time limit.
+#[tokio::test(start_paused = true)]
+async fn the_end_has_its_time_once() {
+    let hub = Hub::start().await;
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let shared = Shared::new(options(&hub, None), store, timing(), CancellationToken::new());
+    let shared = shared.unwrap();
+    let begun = tokio::time::Instant::now();
+
+    shared.stop.cancel();
+    shared.over().await;
+    shared.over().await;
+
+    assert_eq!(begun.elapsed(), timing().last_send);
+}
+
+/// The Hub takes 256 KiB.
+#[tokio::test]
+async fn a_heartbeat_is_short_whatever_texts_there_are() {
+    let hub = Hub::start().await;
+    let place = Place::new();
+    let texts = ["\"".repeat(1_000), "\u{1}\n".repeat(1_000), "€".repeat(1_000)];
+    let text = |number: usize| format!("{number}{}", texts[number % texts.len()]);
+    let definitions = (0..300).map(|number| definition(&text(number)));
+    let (_keep, upstreams) = watch::channel(definitions.collect());
+    let clients = Arc::new(Clients::default());
+    (0..100).for_each(|number| drop(clients.enter(&text(number), &text(number))));
+    for number in 0..300 {
+        place.store.upstream(UpstreamStatus {
+            upstream: text(number),
+            gateway_pid: std::process::id(),
+            state: "starting".to_owned(),
+            server: Some(text(number)),
+            tools: u64::MAX >> 1,
+            resources: 0,
+            prompts: 0,
+            error: Some(text(number)),
+            stderr: None,
+            unix_ns: unix_ns(),
+        });
+    }
+    flush(&*place.store);
+    let host = Host { environment: text(0), os_version: Some(text(1)), ..Host::default() };
+    let options = Options { clients, upstreams, host, ..options(&hub, Some(&place.path())) };
+
+    let sync = Sync::start_with(options, Arc::clone(&place.store), timing()).unwrap();
+    hub.until("a heartbeat", |state| !state.beats.is_empty()).await;
+
+    assert!(sync.shutdown().await);
+    let beat = hub.with(|state| state.beats[0].clone());
+    assert_eq!((beat.upstreams.len(), beat.clients.len()), (256, 64));
+    let bytes = serde_json::to_vec(&beat).unwrap().len();
+    assert!(bytes < 256 * 1024, "{bytes}");
+}
+
 #[tokio::test]
 async fn a_heartbeat_says_who_uses_the_gateway_and_what_is_behind_it() {
     let hub = Hub::start().await;
     let place = Place::new();
-    let program = Program {
-        command: "server".into(),
-        args: Vec::new(),
-        env: Default::default(),
-        inherited: Arc::default(),
-        cwd: None,
-    };
-    let definition = Definition {
-        name: "files".into(),
-        endpoint: Endpoint::Stdio(program),
-        era: None,
-        is_shared: false,
-        hides_sign_in: false,
-    };
-    let (_keep, upstreams) = watch::channel(vec![definition].into());
+    let (_keep, upstreams) = watch::channel([definition("files")].into());
     let clients = Arc::new(Clients::default());
     let options = Options {
         clients: Arc::clone(&clients),
