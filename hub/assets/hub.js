@@ -5,7 +5,9 @@ const $ = (what, of = document) => of.querySelector(what);
 const all = (what, of = document) => [...of.querySelectorAll(what)];
 const say = text => { $("#status").textContent = text; };
 let asked = 0; // The newest request for a region; answers to older ones are dropped.
-let returnTo;  // The key of the row that the panel was opened from.
+let returnTo = new URLSearchParams(location.search).get("panel"); // The key of the row that has the panel.
+const here = () => location.pathname + location.search;
+let shown = here(); // The address of what the page shows.
 
 // --- Replacing
 
@@ -32,8 +34,9 @@ function morph(old, fresh) {
 }
 
 // What somebody types or ticks is no attribute.
+let restoring = false; // Going back changes the field that has the focus too.
 function keep(old, fresh) {
-  if (old === document.activeElement) return;
+  if (old === document.activeElement && !restoring) return;
   if (old.nodeName === "OPTION") old.selected = fresh.selected;
   else if (old.nodeName === "INPUT") { old.value = fresh.value; old.checked = fresh.checked; }
 }
@@ -58,8 +61,9 @@ async function load(href, region) {
   return { answer, page };
 }
 
-// Fetches a page and takes a region of it. Anything unusual is left to the browser.
-async function into(region, href, { push = true, top = false } = {}) {
+// Fetches a page and takes a region of it. Anything unusual is left to the browser. `place` is what becomes
+// of the history: `push`, `replace`, or, on the way back, `restore`.
+async function into(region, href, { place = "push", top = false } = {}) {
   const number = ++asked;
   try {
     const { answer, page } = await load(href, region);
@@ -67,14 +71,31 @@ async function into(region, href, { push = true, top = false } = {}) {
     const fresh = $(region, page), old = $(region);
     if (!answer.ok || answer.redirected || !fresh || !old) { location.assign(href); return false; }
     const opens = !$(".panel", old) && $(".panel", fresh);
+    restoring = place === "restore";
     morph(old, fresh);
+    restoring = false;
     document.title = page.title;
-    if (push) history.pushState(null, "", href);
+    if (place !== "restore") history[place + "State"](null, "", href);
+    shown = here();
     if (top) scrollTo(0, 0);
+    if (region === "#page") say(summary());
     if (opens) $(".panel").classList.add("enter");
     ready();
     return true;
   } catch { if (number === asked) location.assign(href); return false; }
+}
+
+// How many rows there are, in words.
+function summary() {
+  const empty = $(".empty h2"), count = rows().length;
+  if (empty) return empty.textContent;
+  return count + (count === 1 ? " row" : " rows") + ($("#pager-next") ? ", and more on the next page" : "");
+}
+
+const focusPanel = () => $("#panel-title")?.focus({ preventScroll: true });
+function focusRow() {
+  const row = rowOf(returnTo);
+  if (row) $(".open", row)?.focus({ preventScroll: true });
 }
 
 async function follow(link) {
@@ -83,8 +104,7 @@ async function follow(link) {
   const closes = "close" in link.dataset;
   if (!await into(region, link.href, { top: "top" in link.dataset }) || region !== "#panel") return;
   mark();
-  if (closes) { const back = rowOf(returnTo); back && $(".open", back).focus({ preventScroll: true }); }
-  else $("#panel-title")?.focus({ preventScroll: true });
+  if (closes) focusRow(); else focusPanel();
 }
 
 const rows = () => all("[data-rows] [data-row]");
@@ -104,7 +124,8 @@ document.addEventListener("click", event => {
   for (const menu of all("details[data-menu][open]")) if (!menu.contains(event.target)) menu.open = false;
   const copy = event.target.closest("[data-copy]");
   if (copy) {
-    navigator.clipboard.writeText($(copy.dataset.copy).textContent).then(() => say("Copied"), () => say("Not copied"));
+    const text = $(copy.dataset.copy).textContent;
+    navigator.clipboard.writeText(text).then(() => flash(copy, "Copied"), () => flash(copy, "Not copied"));
     return;
   }
   const sure = event.target.closest("[data-confirm]");
@@ -118,16 +139,26 @@ document.addEventListener("click", event => {
   else if (!event.target.closest("a")) link.click();
 });
 
+// Says on a button, for a moment, what came of it.
+function flash(button, text) {
+  const label = $("span", button);
+  label.dataset.label ??= label.textContent;
+  label.textContent = text;
+  say(text);
+  setTimeout(() => { label.textContent = label.dataset.label; }, 2000);
+}
+
 const address = form => {
   const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
   return form.action.split("?")[0] + (String(query) && "?" + query);
 };
-let typing;
+let typing, typed = false; // Whether the text that is being typed has its place in the history.
 document.addEventListener("submit", event => {
   const form = event.target;
   if (!form.dataset.into) return;
   event.preventDefault();
   clearTimeout(typing);
+  typed = false;
   if (event.submitter) for (const menu of all("details", form)) menu.open = false;
   into(form.dataset.into, address(form));
 });
@@ -138,10 +169,22 @@ document.addEventListener("input", event => {
   if (!event.target.matches("[data-search]")) return;
   clearTimeout(typing);
   const form = event.target.form;
-  typing = setTimeout(() => into(form.dataset.into, address(form)), 250);
+  typing = setTimeout(() => {
+    into(form.dataset.into, address(form), { place: typed ? "replace" : "push" });
+    typed = true;
+  }, 250);
 });
+document.addEventListener("focusout", event => { if (event.target.matches("[data-search]")) typed = false; });
 
-addEventListener("popstate", async () => { if (await into("#page", location.href, { push: false })) mark(); });
+addEventListener("popstate", async () => {
+  // A fragment is no other page.
+  if (!$("#page") || here() === shown) return;
+  clearTimeout(typing);
+  typed = false;
+  if (!await into("#page", location.href, { place: "restore" })) return;
+  mark();
+  if ($("#panel-title")) focusPanel(); else if (document.activeElement === document.body) focusRow();
+});
 
 document.addEventListener("keydown", event => {
   if (event.metaKey || event.ctrlKey || event.altKey) return;
@@ -162,22 +205,22 @@ document.addEventListener("keydown", event => {
   }
 });
 
-// --- Times and news-----
+// --- Times and news
 
 // The same words as in figures.rs.
-function ago(ms) {
-  const s = Math.trunc(ms / 1000);
+function ago(at) {
+  const s = Math.trunc((Date.now() - at) / 1000);
   if (s < -5) return "in the future";
   if (s < 5) return "now";
   if (s < 60) return s + " s ago";
   if (s < 3600) return Math.trunc(s / 60) + " min ago";
   if (s < 172800) return Math.trunc(s / 3600) + " h ago";
-  return Math.trunc(s / 86400) + " d ago";
+  return new Date(at).toISOString().slice(0, 10);
 }
 
 function ready() {
   for (const time of all("time[data-ago]")) {
-    const text = ago(Date.now() - Date.parse(time.dateTime));
+    const text = ago(Date.parse(time.dateTime));
     if (time.textContent !== text) time.textContent = text;
   }
   for (const at of all("[data-origin]")) at.textContent = location.origin;
@@ -219,28 +262,43 @@ function quietly(old, fresh, count) {
   bar.className = "news";
   button.type = "button";
   button.textContent = count + " new";
-  button.onclick = () => { bar.remove(); document.activeElement.blur(); morph(old, fresh); ready(); scrollTo(0, 0); };
+  button.onclick = () => { bar.remove(); document.activeElement.blur(); morph(old, fresh); ready(); mark(); scrollTo(0, 0); };
   bar.append(button);
   old.prepend(bar);
   say(count + " new rows");
 }
 
-let source, told, due;
+const AGAIN = 15000;
+let source, told, due, again, late;
 function listen() {
   source?.close();
   source = null;
+  clearTimeout(again);
   if (document.hidden || !document.body.dataset.live) return;
   source = new EventSource(document.body.dataset.live);
+  source.onopen = () => following(true);
   source.onmessage = event => {
     if (told !== undefined && told !== event.data) { clearTimeout(due); due = setTimeout(refresh, 200); }
     told = event.data;
   };
+  // A browser tries again by itself, unless it was refused.
+  source.onerror = () => {
+    if (source?.readyState === EventSource.CLOSED) { following(false); again = setTimeout(listen, AGAIN); }
+    else late ??= setTimeout(() => following(false), AGAIN);
+  };
+}
+function following(does) {
+  clearTimeout(late);
+  late = undefined;
+  $("#stale").hidden = does;
 }
 document.addEventListener("visibilitychange", listen);
 addEventListener("pagehide", () => source?.close());
+addEventListener("pageshow", event => { if (event.persisted) listen(); });
 setInterval(ready, 10000);
 // Gateways come and go without a record.
 setInterval(() => { if ($("#tallies")) refresh(); }, 15000);
 ready();
+focusPanel();
 listen();
 })();

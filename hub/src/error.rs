@@ -93,7 +93,8 @@ impl ApiError {
         (status, word, message)
     }
 
-    fn retry_s(&self) -> Option<u64> {
+    /// When it may be tried again, if that is known.
+    pub(crate) fn retry_s(&self) -> Option<u64> {
         match self {
             Self::RateLimited { retry_s } | Self::Unavailable { retry_s } => Some(*retry_s),
             Self::Database(DbError::Unavailable { .. }) => Some(5),

@@ -33,8 +33,8 @@ impl Browser {
 
     /// Opens a URL; returns whether there is a browser to open it.
     ///
-    /// The caller has made sure that it is an `http` or `https` URL: a program may do anything with
-    /// another one.
+    /// The caller has made sure that it is an `http` or `https` URL, or a file of ours: a program may do
+    /// anything with another one.
     pub(crate) fn open(&self, url: &Url) -> io::Result<bool> {
         let Some(program) = &self.program else { return Ok(false) };
         let mut command = tokio::process::Command::new(program);

@@ -1,10 +1,14 @@
 //! `ultra dashboard`.
 
-use std::io::{IsTerminal, stderr};
+use std::fs::File;
+use std::io::{IsTerminal, Write, stderr};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 use ultra_hub::local::{self, DashboardError};
+use url::Url;
 
 use super::{CliError, CliResult, Output};
 use crate::auth::Browser;
@@ -40,21 +44,55 @@ pub(super) async fn run(
     let ansi = stderr().is_terminal() && environment.get("NO_COLOR").is_none();
     let log = log::start(LogLevel::Warn, ansi, stderr());
     let host = crate::hub::host_facts(environment, None);
+    let directory = database.parent().map(Path::to_path_buf).unwrap_or_default();
     let options = local::Options { database, address: args.address, host };
     let dashboard = local::dashboard(options).await?;
     let shutdown = CancellationToken::new();
     super::stop_at_signals(&shutdown)?;
     out.line(&format!("The dashboard is at {}\nThis address works once.", dashboard.url()))?;
     out.flush()?;
-    if !args.no_open {
-        // Whoever has none has the address.
-        if let Ok(url) = dashboard.url().parse() {
-            let _ = Browser::of(environment).open(&url);
-        }
+    // Whoever has no browser has the address.
+    let door = if args.no_open { None } else { Door::new(&directory, dashboard.url()).ok() };
+    if let Some(url) = door.as_ref().and_then(Door::url) {
+        let _ = Browser::of(environment).open(&url);
     }
     dashboard.serve(shutdown).await;
+    drop(door);
     log.flush();
     Ok(())
+}
+
+/// A page on disk that leads to the dashboard, removed when this is dropped.
+///
+/// The key is in the address, and what a program is started with everybody on the machine can read.
+struct Door(PathBuf);
+
+impl Door {
+    /// Writes it where its owner alone can read it.
+    fn new(directory: &Path, url: &str) -> std::io::Result<Self> {
+        let path = std::path::absolute(directory)?;
+        let path = path.join(format!("dashboard-{}.html", std::process::id()));
+        // Of a process that was killed, long ago.
+        let _ = std::fs::remove_file(&path);
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        let door = Self(path);
+        write!(
+            file,
+            "<!doctype html>\n<meta charset=\"utf-8\">\n<title>Ultra</title>\n\
+             <meta http-equiv=\"refresh\" content=\"0; url={url}\">\n"
+        )?;
+        Ok(door)
+    }
+
+    fn url(&self) -> Option<Url> {
+        Url::from_file_path(&self.0).ok()
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl From<DashboardError> for CliError {

@@ -231,6 +231,15 @@ pub(crate) struct GatewayLabel {
     pub(crate) owner: Option<String>,
 }
 
+/// Whose gateways they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct UserLabel {
+    #[schema(value_type = String)]
+    pub(crate) id: UserId,
+    /// The name, or else the address.
+    pub(crate) name: String,
+}
+
 /// A trace in a list.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct TraceLine {
@@ -245,6 +254,8 @@ pub(crate) struct TraceLine {
     pub(crate) name: Option<String>,
     pub(crate) client: String,
     pub(crate) session: String,
+    /// W3C trace id, in hex.
+    pub(crate) trace_id: Option<String>,
     #[schema(value_type = String)]
     pub(crate) status: Status,
     pub(crate) error: Option<String>,
@@ -257,8 +268,6 @@ pub(crate) struct TraceLine {
 pub(crate) struct TraceDetail {
     #[serde(flatten)]
     pub(crate) line: TraceLine,
-    /// W3C trace id, in hex.
-    pub(crate) trace_id: String,
     /// W3C span id, in hex.
     pub(crate) span_id: String,
     pub(crate) parent_span_id: Option<String>,
@@ -336,9 +345,9 @@ pub(crate) struct ServerDetail {
     pub(crate) tools: Vec<(String, Usage)>,
     #[schema(value_type = Vec<Vec<serde_json::Value>>)]
     pub(crate) gateways: Vec<(GatewayLabel, Usage)>,
-    /// By name of the owner.
+    /// Owners of the gateways.
     #[schema(value_type = Vec<Vec<serde_json::Value>>)]
-    pub(crate) users: Vec<(String, Usage)>,
+    pub(crate) users: Vec<(UserLabel, Usage)>,
 }
 
 /// A client that used a gateway.

@@ -34,7 +34,7 @@ pub(crate) trait Fleet: Send + Sync {
         query: &GatewayQuery,
     ) -> Found<GatewayPage>;
 
-    /// Returns one gateway with everything that is known of it.
+    /// Returns one gateway with everything that is known of it, whether it is linked or not.
     async fn gateway(
         &self,
         workspaces: &[WorkspaceId],
@@ -44,8 +44,8 @@ pub(crate) trait Fleet: Send + Sync {
     /// Returns how many there are in each state, whatever the filter on states.
     async fn counts(&self, workspaces: &[WorkspaceId], query: &GatewayQuery) -> Found<Counts>;
 
-    /// Returns what there is to filter by, most frequent first, a bounded number of each.
-    async fn facets(&self, workspaces: &[WorkspaceId]) -> Found<Facets>;
+    /// Returns what there is to filter such gateways by, most frequent first, a bounded number of each.
+    async fn facets(&self, workspaces: &[WorkspaceId], link: Link) -> Found<Facets>;
 
     /// Returns the figures of the whole Hub, for those who look after it. One machine has none.
     async fn figures(&self) -> Found<Figures> {
@@ -53,9 +53,39 @@ pub(crate) trait Fleet: Send + Sync {
     }
 }
 
+/// Whether a gateway belongs to its workspace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Link {
+    #[default]
+    Linked,
+    /// Its link was ended; it may link itself anew.
+    Unlinked,
+    /// It will not come back.
+    Archived,
+}
+
+impl Link {
+    pub(crate) const ALL: [Self; 3] = [Self::Linked, Self::Unlinked, Self::Archived];
+
+    /// As it stands in addresses.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Linked => "linked",
+            Self::Unlinked => "unlinked",
+            Self::Archived => "archived",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|link| link.as_str() == text)
+    }
+}
+
 /// Which gateways. Every field narrows; of several values of one field one is enough.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct GatewayQuery {
+    pub(crate) link: Link,
     pub(crate) states: Vec<State>,
     pub(crate) versions: Vec<String>,
     pub(crate) systems: Vec<String>,
@@ -125,6 +155,9 @@ pub(crate) struct GatewayLine {
     pub(crate) id: GatewayId,
     pub(crate) name: String,
     pub(crate) state: State,
+    pub(crate) link: Link,
+    /// When it was unlinked or archived.
+    pub(crate) ended_ms: Option<i64>,
     pub(crate) seen_ms: Option<i64>,
     pub(crate) created_ms: i64,
     #[schema(value_type = String)]

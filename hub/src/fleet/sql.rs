@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::state::{self, Counts, State};
 use super::uptime::Uptime;
-use super::{Fleet, GatewayDetail, GatewayKey, GatewayLine, GatewayPage, GatewayQuery, Sort};
+use super::{Fleet, GatewayDetail, GatewayKey, GatewayLine, GatewayPage, GatewayQuery, Link, Sort};
 use crate::clock::now_ms;
 use crate::db::{Database, DbError, Row, Value, values};
 use crate::events::Found;
@@ -16,7 +16,10 @@ use crate::wire::{ClientReport, Host, SetupReport, UpstreamReport};
 /// Columns of a list, without the state.
 const LINE: &str = "g.id, g.name, p.seen_ms, g.created_ms, g.workspace, w.name, \
      COALESCE(NULLIF(u.name, ''), u.email), g.os, g.os_version, g.arch, g.hostname, g.version, \
-     g.kind, g.environment";
+     g.kind, g.environment, g.unlinked_ms, g.archived_ms";
+
+/// Behind the columns of [`LINE`]: the state, and further ones.
+const LINE_COLUMNS: usize = 16;
 
 const FROM: &str = "FROM gateways g \
      JOIN workspaces w ON w.id = g.workspace \
@@ -38,12 +41,19 @@ impl SqlFleet {
         Self { database, uptime }
     }
 
-    /// Returns a filter for a statement that returns the state too.
-    fn filter(&self, workspaces: &[WorkspaceId], query: &GatewayQuery) -> Filter {
+    /// Returns a filter that everything passes, for a statement that returns the state too.
+    fn stated(&self) -> Filter {
         let mut filter = Filter::default();
         let now = filter.place(self.uptime.judge_at(now_ms()));
         filter.state = state::sql(&now);
-        filter.present(workspaces);
+        filter
+    }
+
+    /// Likewise, for what is asked.
+    fn filter(&self, workspaces: &[WorkspaceId], query: &GatewayQuery) -> Filter {
+        let mut filter = self.stated();
+        filter.linked(query.link);
+        filter.any("g.workspace", workspaces.iter().copied());
         filter.any_if("g.version", &query.versions);
         filter.any_if("g.os", &query.systems);
         filter.any_if("g.kind", &query.kinds);
@@ -52,11 +62,10 @@ impl SqlFleet {
             filter.any("g.owner", [owner]);
         }
         if let Some(search) = query.search.as_deref().filter(|search| !search.is_empty()) {
-            let pattern = format!("%{}%", escaped(&search.to_lowercase()));
-            let place = filter.place(pattern);
+            let place = filter.place(format!("%{}%", escaped(search)));
             let columns = ["g.name", "g.hostname", "COALESCE(u.name, '')", "COALESCE(u.email, '')"];
-            let like = columns.map(|of| format!("lower({of}) LIKE {place} ESCAPE '!'"));
-            filter.sql.push_str(&format!(" AND ({})", like.join(" OR ")));
+            let like = columns.map(|of| format!("lower({of}) LIKE lower({place}) ESCAPE '!'"));
+            filter.and(&format!("({})", like.join(" OR ")));
         }
         filter
     }
@@ -78,17 +87,24 @@ impl Filter {
         format!("${}", self.values.len())
     }
 
-    /// Gateways that are linked, of these workspaces.
-    fn present(&mut self, workspaces: &[WorkspaceId]) {
-        self.sql.push_str(" WHERE g.unlinked_ms IS NULL AND g.archived_ms IS NULL");
-        self.any("g.workspace", workspaces.iter().copied());
+    fn linked(&mut self, link: Link) {
+        self.and(match link {
+            Link::Linked => "g.unlinked_ms IS NULL AND g.archived_ms IS NULL",
+            Link::Unlinked => "g.unlinked_ms IS NOT NULL AND g.archived_ms IS NULL",
+            Link::Archived => "g.archived_ms IS NOT NULL",
+        });
+    }
+
+    fn and(&mut self, condition: &str) {
+        self.sql.push_str(if self.sql.is_empty() { " WHERE " } else { " AND " });
+        self.sql.push_str(condition);
     }
 
     fn any(&mut self, column: &str, of: impl IntoIterator<Item = impl Into<Value>>) {
         let places: Vec<_> = of.into_iter().map(|value| self.place(value)).collect();
         // Of nothing nothing is found.
         let places = if places.is_empty() { "NULL".to_owned() } else { places.join(", ") };
-        self.sql.push_str(&format!(" AND {column} IN ({places})"));
+        self.and(&format!("{column} IN ({places})"));
     }
 
     fn any_if(&mut self, column: &str, of: &[String]) {
@@ -134,7 +150,7 @@ impl Fleet for SqlFleet {
                 }
             };
             let (value, id) = (filter.place(value), filter.place(key.id));
-            filter.sql.push_str(&format!(" AND ({by}, g.id) {behind} ({value}, {id})"));
+            filter.and(&format!("({by}, g.id) {behind} ({value}, {id})"));
         }
         let limit = query.limit.max(1);
         let more = filter.place(i64::from(limit) + 1);
@@ -156,7 +172,8 @@ impl Fleet for SqlFleet {
         workspaces: &[WorkspaceId],
         id: GatewayId,
     ) -> Found<Option<GatewayDetail>> {
-        let mut filter = self.filter(workspaces, &GatewayQuery::default());
+        let mut filter = self.stated();
+        filter.any("g.workspace", workspaces.iter().copied());
         filter.any("g.id", [id]);
         let sql = format!(
             "SELECT {LINE}, {} AS state, k.name, p.synced_ms, p.unsent, g.enforcement_profile, \
@@ -177,15 +194,15 @@ impl Fleet for SqlFleet {
         let (clients, upstreams) = merged(&reports);
         Ok(Some(GatewayDetail {
             line: line(&row)?,
-            deploy_key: row.get(15)?,
-            synced_ms: row.get(16)?,
-            unsent: row.get::<Option<i64>>(17)?.unwrap_or_default(),
+            deploy_key: row.get(LINE_COLUMNS + 1)?,
+            synced_ms: row.get(LINE_COLUMNS + 2)?,
+            unsent: row.get::<Option<i64>>(LINE_COLUMNS + 3)?.unwrap_or_default(),
             setup: SetupReport {
-                enforcement_profile: row.get(18)?,
-                config_scan_unix_ms: row.get(19)?,
-                servers_managed: row.get(20)?,
-                servers_total: row.get(21)?,
-                drift_events: row.get(22)?,
+                enforcement_profile: row.get(LINE_COLUMNS + 4)?,
+                config_scan_unix_ms: row.get(LINE_COLUMNS + 5)?,
+                servers_managed: row.get(LINE_COLUMNS + 6)?,
+                servers_total: row.get(LINE_COLUMNS + 7)?,
+                drift_events: row.get(LINE_COLUMNS + 8)?,
             },
             clients,
             upstreams,
@@ -208,9 +225,10 @@ impl Fleet for SqlFleet {
         Ok(counts)
     }
 
-    async fn facets(&self, workspaces: &[WorkspaceId]) -> Found<super::Facets> {
+    async fn facets(&self, workspaces: &[WorkspaceId], link: Link) -> Found<super::Facets> {
         let mut filter = Filter::default();
-        filter.present(workspaces);
+        filter.linked(link);
+        filter.any("g.workspace", workspaces.iter().copied());
         let mut facets = super::Facets::default();
         let columns = [
             ("g.version", &mut facets.versions),
@@ -268,13 +286,14 @@ impl SqlFleet {
 
 fn key(row: &Row, sort: Sort) -> Result<GatewayKey, DbError> {
     let value = match sort {
-        Sort::Name | Sort::Workspace | Sort::Version => row.get(15)?,
-        Sort::LastSeen | Sort::State => row.get::<i64>(15)?.to_string(),
+        Sort::Name | Sort::Workspace | Sort::Version => row.get(LINE_COLUMNS + 1)?,
+        Sort::LastSeen | Sort::State => row.get::<i64>(LINE_COLUMNS + 1)?.to_string(),
     };
     Ok(GatewayKey { value, id: row.get(0)? })
 }
 
 fn line(row: &Row) -> Result<GatewayLine, DbError> {
+    let (unlinked_ms, archived_ms): (Option<i64>, Option<i64>) = (row.get(14)?, row.get(15)?);
     Ok(GatewayLine {
         id: row.get(0)?,
         name: row.get(1)?,
@@ -292,7 +311,14 @@ fn line(row: &Row) -> Result<GatewayLine, DbError> {
             kind: row.get(12)?,
             environment: row.get(13)?,
         },
-        state: State::from_code(row.get(14)?).ok_or(DbError::Column { column: 14 })?,
+        state: State::from_code(row.get(LINE_COLUMNS)?)
+            .ok_or(DbError::Column { column: LINE_COLUMNS })?,
+        link: match (unlinked_ms, archived_ms) {
+            (_, Some(_)) => Link::Archived,
+            (Some(_), None) => Link::Unlinked,
+            (None, None) => Link::Linked,
+        },
+        ended_ms: archived_ms.or(unlinked_ms),
     })
 }
 

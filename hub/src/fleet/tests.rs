@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::state::{FAREWELL_MS, OFFLINE_AFTER_MS};
-use super::{Fleet, GatewayQuery, Presence, Sort, SqlFleet, State, Uptime};
+use super::{Fleet, GatewayQuery, Link, Presence, Sort, SqlFleet, State, Uptime};
 use crate::clock::now_ms;
 use crate::db::testing::TestDatabase;
 use crate::db::{Database, values};
@@ -273,9 +273,50 @@ async fn filters_narrow_together() {
         assert_eq!(found(GatewayQuery { states, ..searched("100%") }).await, 1);
         assert_eq!(found(GatewayQuery { states: vec![State::Offline], ..query() }).await, 0);
         assert_eq!(found(GatewayQuery { systems: vec!["macos".to_owned()], ..query() }).await, 0);
-        let facets = place.fleet.facets(&[place.workspace]).await.unwrap();
+        let facets = place.fleet.facets(&[place.workspace], Link::Linked).await.unwrap();
         assert_eq!(facets.owners, [(owner, "grace@example.com".to_owned())]);
         assert_eq!(facets.systems, ["linux"]);
+    }
+}
+
+#[tokio::test]
+async fn a_search_finds_letters_beyond_ascii_as_they_are_written() {
+    for place in Place::each().await {
+        place.gateway("ÉCOLE", place.workspace, None).await;
+        let query = GatewayQuery { search: Some("École".to_owned()), ..query() };
+
+        let page = place.fleet.gateways(&[place.workspace], &query).await.unwrap();
+
+        assert_eq!(page.rows.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn gateways_that_are_not_linked_are_listed_when_asked_for_and_shown_by_their_id() {
+    for place in Place::each().await {
+        let linked = place.gateway("ada", place.workspace, None).await;
+        let unlinked = place.gateway("bob", place.workspace, None).await;
+        let archived = place.gateway("carl", place.workspace, None).await;
+        let sql = "UPDATE gateways SET unlinked_ms = 7 WHERE id IN ($1, $2)";
+        place.database.execute(sql, &values![unlinked, archived]).await.unwrap();
+        let sql = "UPDATE gateways SET archived_ms = 9 WHERE id = $1";
+        place.database.execute(sql, &values![archived]).await.unwrap();
+
+        let cases = [
+            (linked, Link::Linked, None),
+            (unlinked, Link::Unlinked, Some(7)),
+            (archived, Link::Archived, Some(9)),
+        ];
+        for (id, link, ended_ms) in cases {
+            let query = GatewayQuery { link, ..query() };
+            let page = place.fleet.gateways(&[place.workspace], &query).await.unwrap();
+            assert_eq!(page.rows.iter().map(|row| row.id).collect::<Vec<_>>(), [id]);
+            let counts = place.fleet.counts(&[place.workspace], &query).await.unwrap();
+            assert_eq!(counts.pending, 1);
+            let detail = place.fleet.gateway(&[place.workspace], id).await.unwrap().unwrap();
+            assert_eq!((detail.line.link, detail.line.ended_ms), (link, ended_ms));
+            assert!(place.fleet.gateway(&[place.other], id).await.unwrap().is_none());
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::records::read_in;
 use crate::clock::now_ms;
 use crate::events::Found;
 use crate::fleet::{
-    Counts, Facets, Fleet, GatewayDetail, GatewayLine, GatewayPage, GatewayQuery, State,
+    Counts, Facets, Fleet, GatewayDetail, GatewayLine, GatewayPage, GatewayQuery, Link, State,
 };
 use crate::id::{GatewayId, WorkspaceId};
 use crate::wire::{Host, SetupReport, UpstreamReport};
@@ -55,6 +55,8 @@ impl LocalFleet {
             id: super::gateway(),
             name: super::name(&self.host),
             state,
+            link: Link::Linked,
+            ended_ms: None,
             seen_ms,
             created_ms: created_ms.unwrap_or_else(now_ms),
             workspace: entry.workspace,
@@ -73,7 +75,8 @@ fn is_here(workspaces: &[WorkspaceId]) -> bool {
 fn fits(line: &GatewayLine, query: &GatewayQuery) -> bool {
     let any = |wanted: &[String], is: &str| wanted.is_empty() || wanted.iter().any(|of| of == is);
     let search = query.search.as_deref().unwrap_or_default().to_lowercase();
-    any(&query.versions, &line.host.version)
+    query.link == Link::Linked
+        && any(&query.versions, &line.host.version)
         && any(&query.systems, &line.host.os)
         && any(&query.kinds, &line.host.kind)
         && any(&query.environments, &line.host.environment)
@@ -151,7 +154,7 @@ impl Fleet for LocalFleet {
     }
 
     /// There is one gateway: nothing to choose.
-    async fn facets(&self, _workspaces: &[WorkspaceId]) -> Found<Facets> {
+    async fn facets(&self, _workspaces: &[WorkspaceId], _link: Link) -> Found<Facets> {
         Ok(Facets::default())
     }
 }

@@ -4,7 +4,7 @@
 //! once; a request must name this machine as its host, so that no web page gets here by a name that it
 //! points to us; and what another page sends is refused.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,10 +23,13 @@ use crate::web::{Address, Gate, Viewing, failure, refusal};
 /// Bytes of a key, and of what a browser has after it.
 const SECRET_BYTES: usize = 32;
 
+/// Browsers leave it out.
+const HTTP_PORT: u16 = 80;
+
 /// Lets one browser in.
 pub(crate) struct LocalGate {
-    /// As requests must name us: `host:port`.
-    hosts: [String; 3],
+    /// As requests must name us: `host:port`, and the host alone where the port is that of HTTP.
+    hosts: Vec<String>,
     /// Cookies are sent to every port of a host.
     cookie: String,
     /// Of the link. Nothing after it was opened.
@@ -42,9 +45,18 @@ impl LocalGate {
     /// Returns the gate of what listens at `address`, and the key that opens it once.
     pub(crate) fn new(address: SocketAddr, entry: Entry) -> (Self, String) {
         let port = address.port();
+        let own = match address.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        let names = ["127.0.0.1", "localhost", "[::1]", &own];
+        let mut hosts = names.map(|host| format!("{host}:{port}")).to_vec();
+        if port == HTTP_PORT {
+            hosts.extend(names.map(str::to_owned));
+        }
         let key = random();
         let gate = Self {
-            hosts: ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}")),
+            hosts,
             cookie: format!("ultra_dashboard_{port}"),
             key: Mutex::new(Some(key.clone())),
             session: random(),
@@ -115,7 +127,7 @@ impl Gate for LocalGate {
 fn closed() -> Response {
     let message = "It is opened by the link that `ultra dashboard` printed: once, and in one browser. \
         For a new link, run `ultra dashboard` again";
-    refusal(StatusCode::UNAUTHORIZED, "This dashboard is closed", message.to_owned(), None)
+    refusal(StatusCode::UNAUTHORIZED, "This dashboard is closed", message)
 }
 
 /// `/open?key=…`

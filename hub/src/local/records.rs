@@ -116,6 +116,7 @@ impl LocalRecords {
             name: row.name.clone(),
             client: row.principal.clone(),
             session: row.session_id.clone(),
+            trace_id: Some(row.trace_id.clone()),
             status: row.status,
             error: row.error.clone(),
             request_bytes: row.request_bytes.cast_signed(),
@@ -255,7 +256,6 @@ impl Records for LocalRecords {
         };
         Ok(Some(TraceDetail {
             line: self.trace_line(&row)?,
-            trace_id: row.trace_id,
             span_id: row.span_id,
             parent_span_id: row.parent_span_id,
             request: json(row.request),

@@ -233,8 +233,8 @@ impl People {
         }
         if let Some(search) = &filter.search {
             let columns = "actor_name || ' ' || actor_email || ' ' || target || ' ' || target_id";
-            let pattern = format!("%{}%", literal(&search.to_lowercase()));
-            conditions.and(&format!("lower({columns}) LIKE {{}} ESCAPE '\\'"), pattern);
+            let pattern = format!("%{}%", literal(search));
+            conditions.and(&format!("lower({columns}) LIKE lower({{}}) ESCAPE '\\'"), pattern);
         }
         if let Some(since_ms) = filter.since_ms {
             conditions.and("at_ms >= {}", since_ms);

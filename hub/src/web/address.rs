@@ -9,7 +9,7 @@ use url::form_urlencoded;
 const PAIRS_MAX: usize = 64;
 
 /// Of one parameter.
-const VALUE_BYTES_MAX: usize = 2048;
+pub(super) const VALUE_BYTES_MAX: usize = 2048;
 
 /// A path, and what stands behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +103,13 @@ impl Address {
         self.keep(|of, _| names.contains(&of))
     }
 
+    /// The address as a link, unless a parameter is longer than is taken: names of tools and servers have
+    /// no limit on the machine that they were seen on.
+    pub(crate) fn link(&self) -> Option<String> {
+        let fits = self.pairs.iter().all(|(_, value)| value.len() <= VALUE_BYTES_MAX);
+        fits.then(|| self.to_string())
+    }
+
     /// The same parameters at another path.
     pub(crate) fn at(&self, path: impl Into<String>) -> Self {
         Self { path: path.into(), pairs: self.pairs.clone() }
@@ -157,5 +164,7 @@ mod tests {
     fn an_address_has_limits() {
         assert!(Address::parse("/", &"a=1&".repeat(65)).is_err());
         assert!(Address::parse("/", &format!("a={}", "x".repeat(3000))).is_err());
+        assert_eq!(Address::new("/").and("a", "x".repeat(3000)).link(), None);
+        assert_eq!(Address::new("/").and("a", 1).link().unwrap(), "/?a=1");
     }
 }

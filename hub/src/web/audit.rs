@@ -10,6 +10,7 @@ use super::address::Address;
 use super::figures::When;
 use super::filters::{Filters, same};
 use super::json::Payload;
+use super::pager::Pager;
 use super::text::Text;
 use super::traces::{CHOICES_NS, cursor, operation};
 use super::visit::{Visit, html, id, there};
@@ -95,8 +96,7 @@ struct ListPage {
     rows: Vec<Row>,
     event: Option<Event>,
     close: String,
-    first: Option<String>,
-    next: Option<String>,
+    pager: Pager,
     export: export::Links,
     empty: bool,
 }
@@ -139,8 +139,10 @@ async fn list_page(site: &Site, visit: &Visit) -> Result<Response, ApiError> {
     html(&ListPage {
         frame: visit.frame("Audit", Tab::Audit),
         empty: rows.is_empty() && filters.chips.is_empty() && query.after.is_none(),
-        first: query.after.map(|_| list.first_page().to_string()),
-        next: next.map(|next| list.with("after", next).to_string()),
+        pager: Pager::by_time(
+            query.after.map(|_| list.first_page().to_string()),
+            next.map(|next| list.with("after", next).to_string()),
+        ),
         export: export::Links::new(visit, "audit"),
         close: list.to_string(),
         filters,
@@ -262,7 +264,7 @@ impl Event {
         };
         let trace =
             |id: &String| (Text::from(id), visit.page("traces").and("trace", id).to_string());
-        let server = |name: &String| visit.page("server").and("name", name).to_string();
+        let server = |name: &String| visit.page("server").and("name", name).link();
         Self {
             row: Row::new(visit, &visit.page("audit"), line),
             title: match &line.action {
@@ -274,7 +276,7 @@ impl Event {
             session: line.session.as_ref().map(session),
             trace: line.trace_id.as_ref().map(trace),
             gateway_href: visit.page("gateways").and("panel", line.gateway.id).to_string(),
-            server_href: line.upstream.as_ref().map(server),
+            server_href: line.upstream.as_ref().and_then(server),
             page_href: visit.page(&format!("audit/{}", line.id)).to_string(),
             details: Payload::new(&line.details, None),
         }

@@ -1,6 +1,8 @@
 //! Lists as files: the rows of the current filter, one page after the other, as long as they are read.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use askama::Template;
 use askama::filters::HtmlSafe;
@@ -12,13 +14,17 @@ use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use http::header;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::figures::Count;
 use super::visit::Visit;
-use super::{Site, audit, traces};
+use super::{Site, audit, servers, traces};
 use crate::error::ApiError;
-use crate::events::{AuditLine, AuditQuery, Cursor, Page, Records, TraceLine, TraceQuery};
-use crate::id::WorkspaceId;
+use crate::events::{
+    AuditLine, AuditQuery, Cursor, GatewayLabel, Page, Records, ServerUse, TraceLine, TraceQuery,
+};
+use crate::id::{UserId, WorkspaceId};
 
 /// Rows of a file. Who wants more asks for one range of time after the other.
 const ROWS_MAX: usize = 100_000;
@@ -29,13 +35,56 @@ const PAGE_ROWS: u32 = 1_000;
 /// Files that are written at the same time: each keeps the database busy.
 const EXPORTS_MAX: usize = 4;
 
+/// Of these, those of one account: whoever does not read theirs keeps nobody else waiting.
+const EXPORTS_OF_ONE_MAX: usize = 2;
+
 /// The files that may be written at the same time.
 #[derive(Clone)]
-pub(crate) struct Room(Arc<Semaphore>);
+pub(crate) struct Room {
+    all: Arc<Semaphore>,
+    of_each: Arc<Mutex<HashMap<UserId, usize>>>,
+}
 
 impl Default for Room {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(EXPORTS_MAX)))
+        Self { all: Arc::new(Semaphore::new(EXPORTS_MAX)), of_each: Arc::default() }
+    }
+}
+
+/// A file that is being written.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    room: Room,
+    /// Nobody on one's own machine.
+    account: Option<UserId>,
+}
+
+impl Room {
+    fn enter(&self, account: Option<UserId>) -> Result<Place, ApiError> {
+        let full = ApiError::RateLimited { retry_s: 30 };
+        let Ok(permit) = Arc::clone(&self.all).try_acquire_owned() else { return Err(full) };
+        if let Some(account) = account {
+            let mut of_each = self.of_each.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = of_each.entry(account).or_default();
+            if *count == EXPORTS_OF_ONE_MAX {
+                return Err(full);
+            }
+            *count += 1;
+        }
+        Ok(Place { _permit: permit, room: self.clone(), account })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(account) = self.account else { return };
+        let mut of_each = self.room.of_each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = of_each.entry(account) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -46,7 +95,8 @@ pub(crate) struct Links {
     pub(crate) csv: String,
     pub(crate) json: String,
     pub(crate) ndjson: String,
-    pub(crate) rows_max: usize,
+    /// What is in it.
+    pub(crate) note: String,
 }
 
 /// Its template escapes.
@@ -59,7 +109,13 @@ impl Links {
             let path = visit.page(&format!("export/{list}.{ending}"));
             filters.at(path.path()).to_string()
         };
-        Self { csv: file("csv"), json: file("json"), ndjson: file("ndjson"), rows_max: ROWS_MAX }
+        let note = if list == "servers" {
+            "What the search and the time show, with all figures.".to_owned()
+        } else {
+            let rows_max = Count(i64::try_from(ROWS_MAX).unwrap_or(i64::MAX));
+            format!("What the filters show, the newest {rows_max} rows at most, without payloads.")
+        };
+        Self { csv: file("csv"), json: file("json"), ndjson: file("ndjson"), note }
     }
 }
 
@@ -97,6 +153,10 @@ trait Row: Serialize + Send + 'static {
     const COLUMNS: &'static [&'static str];
 
     fn cells(&self) -> Vec<String>;
+
+    fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(self)
+    }
 }
 
 /// Rows, one page after the other.
@@ -133,7 +193,19 @@ impl Pages for AuditEvents {
     }
 }
 
-/// `/w/{workspace}/export/{file}`: `traces` or `audit`, and an ending.
+/// Servers, all at once.
+struct Servers(Vec<ServerUse>);
+
+#[async_trait]
+impl Pages for Servers {
+    type Row = ServerUse;
+
+    async fn next(&mut self, _after: Option<Cursor>) -> Result<Page<ServerUse>, ApiError> {
+        Ok(Page { rows: std::mem::take(&mut self.0), next: None })
+    }
+}
+
+/// `/w/{workspace}/export/{file}`: `traces`, `audit` or `servers`, and an ending.
 pub(super) async fn export(
     State(site): State<Site>,
     Path((_, name)): Path<(String, String)>,
@@ -144,14 +216,20 @@ pub(super) async fn export(
         let workspace = visit.workspace();
         let (list, ending) = name.split_once('.').ok_or(ApiError::NotFound("file"))?;
         let format = Format::of(ending)?;
+        let account = visit.viewing.account.as_ref().map(|account| account.id);
+        let place = || site.exports.enter(account);
         match list {
             "traces" => {
                 let (_, query) = traces::query(&site, &visit).await?;
-                file(&site, list, format, Traces(records, workspace, query))
+                file(place()?, list, format, Traces(records, workspace, query))
             }
             "audit" => {
                 let (_, query) = audit::query(&site, &visit).await?;
-                file(&site, list, format, AuditEvents(records, workspace, query))
+                file(place()?, list, format, AuditEvents(records, workspace, query))
+            }
+            "servers" => {
+                let (_, found) = servers::found(&site, &visit).await?;
+                file(place()?, list, format, Servers(found))
             }
             _ => Err(ApiError::NotFound("file")),
         }
@@ -160,9 +238,7 @@ pub(super) async fn export(
     visit.answer(answer)
 }
 
-fn file(site: &Site, name: &str, format: Format, pages: impl Pages) -> Result<Response, ApiError> {
-    let permit = Arc::clone(&site.exports.0).try_acquire_owned();
-    let permit = permit.map_err(|_| ApiError::RateLimited { retry_s: 30 })?;
+fn file(place: Place, name: &str, format: Format, pages: impl Pages) -> Result<Response, ApiError> {
     let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
     let ending = match format {
         Format::Csv => "csv",
@@ -173,7 +249,7 @@ fn file(site: &Site, name: &str, format: Format, pages: impl Pages) -> Result<Re
         (header::CONTENT_TYPE, format.content_type().to_owned()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}-{now}.{ending}\"")),
     ];
-    Ok((headers, Body::from_stream(lines(format, pages, permit))).into_response())
+    Ok((headers, Body::from_stream(lines(format, pages, place))).into_response())
 }
 
 /// Where a file stands.
@@ -182,16 +258,16 @@ struct Progress<P> {
     after: Option<Cursor>,
     rows: usize,
     ended: bool,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// A page that fails breaks the file off, so that nobody takes it for a whole one.
 fn lines(
     format: Format,
     pages: impl Pages,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
-    let begun = Progress { pages, after: None, rows: 0, ended: false, _permit: permit };
+    let begun = Progress { pages, after: None, rows: 0, ended: false, _place: place };
     stream::try_unfold(begun, move |mut progress| async move {
         if progress.ended {
             return Ok(None);
@@ -231,7 +307,7 @@ fn write(format: Format, row: &impl Row, first: bool, text: &mut String) {
     if format == Format::Json {
         text.push_str(if first { "\n" } else { ",\n" });
     }
-    match serde_json::to_string(row) {
+    match row.json() {
         Ok(json) => text.push_str(&json),
         Err(error) => tracing::error!(%error, "a row could not be written as JSON"),
     }
@@ -285,6 +361,7 @@ impl Row for TraceLine {
         "error",
         "client",
         "session",
+        "trace_id",
         "gateway",
         "gateway_id",
         "owner",
@@ -305,6 +382,7 @@ impl Row for TraceLine {
             self.error.clone().unwrap_or_default(),
             self.client.clone(),
             self.session.clone(),
+            self.trace_id.clone().unwrap_or_default(),
             self.gateway.name.clone(),
             self.gateway.id.to_string(),
             self.gateway.owner.clone().unwrap_or_default(),
@@ -352,6 +430,72 @@ impl Row for AuditLine {
             self.trace_id.clone().unwrap_or_default(),
             self.details.clone(),
             self.id.to_string(),
+        ]
+    }
+
+    fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(&AuditFile {
+            id: self.id.to_string(),
+            gateway: &self.gateway,
+            at_ns: self.at_ns,
+            event_type: &self.event_type,
+            severity: word(self.severity),
+            outcome: word(self.outcome),
+            upstream: self.upstream.as_deref(),
+            action: self.action.as_deref(),
+            client: &self.client,
+            session: self.session.as_deref(),
+            trace_id: self.trace_id.as_deref(),
+            reason: self.reason.as_deref(),
+            details: serde_json::from_str(&self.details)?,
+        })
+    }
+}
+
+/// An audit event as JSON, with its details as the object that they are.
+#[derive(Serialize)]
+struct AuditFile<'a> {
+    id: String,
+    gateway: &'a GatewayLabel,
+    at_ns: i64,
+    event_type: &'a str,
+    severity: String,
+    outcome: String,
+    upstream: Option<&'a str>,
+    action: Option<&'a str>,
+    client: &'a str,
+    session: Option<&'a str>,
+    trace_id: Option<&'a str>,
+    reason: Option<&'a str>,
+    details: &'a RawValue,
+}
+
+impl Row for ServerUse {
+    const COLUMNS: &'static [&'static str] = &[
+        "server",
+        "transport",
+        "requests",
+        "errors",
+        "tools",
+        "mean_latency_ms",
+        "gateways",
+        "users",
+        "last_used",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let usage = &self.usage;
+        let mean_ns = usage.duration_ns.checked_div(usage.calls).unwrap_or(0);
+        vec![
+            self.upstream.clone(),
+            self.transport.clone().unwrap_or_default(),
+            usage.calls.to_string(),
+            usage.errors.to_string(),
+            self.tools.to_string(),
+            format!("{:.3}", mean_ns as f64 / 1e6),
+            self.gateways.to_string(),
+            self.users.to_string(),
+            time(usage.last_ns),
         ]
     }
 }

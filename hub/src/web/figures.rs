@@ -5,9 +5,10 @@ use std::fmt;
 use askama::Template;
 use askama::filters::HtmlSafe;
 use jiff::Timestamp;
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-/// A time: how long ago, and, when one points at it, when.
+/// A time: how long ago, or from two days on the day; and, when one points at it, when exactly.
 #[derive(Debug, Clone, Template)]
 #[template(
     source = r#"<time datetime="{{ iso }}" title="{{ utc }}" data-ago>{{ ago }}</time>"#,
@@ -30,7 +31,7 @@ impl When {
         Self {
             iso: format!("{time:.3}"),
             utc: utc.strftime("%Y-%m-%d %H:%M:%S%.3f UTC").to_string(),
-            ago: ago(now_ms.saturating_sub(at_ns / 1_000_000)),
+            ago: ago(utc.date(), now_ms.saturating_sub(at_ns / 1_000_000)),
         }
     }
 
@@ -45,8 +46,8 @@ impl When {
     }
 }
 
-/// Returns how long ago something was. The script says the same words.
-fn ago(ms: i64) -> String {
+/// Returns how long ago something was, or on which day. The script says the same words.
+fn ago(day: Date, ms: i64) -> String {
     const MINUTE: i64 = 60;
     const HOUR: i64 = 60 * MINUTE;
     const DAY: i64 = 24 * HOUR;
@@ -58,7 +59,7 @@ fn ago(ms: i64) -> String {
         s if s < MINUTE => format!("{s} s ago"),
         s if s < HOUR => format!("{} min ago", s / MINUTE),
         s if s < 2 * DAY => format!("{} h ago", s / HOUR),
-        s => format!("{} d ago", s / DAY),
+        _ => day.to_string(),
     }
 }
 
@@ -198,8 +199,16 @@ mod tests {
             "<time datetime=\"2026-07-25T17:18:30.000Z\" title=\"2026-07-25 17:18:30.000 UTC\" \
              data-ago>1 min ago</time>"
         );
-        for (ms, expected) in [(0, "now"), (-60_000, "in the future"), (7_200_000, "2 h ago")] {
-            assert_eq!(ago(ms), expected);
+        let cases = [
+            (0, "now"),
+            (-60_000, "in the future"),
+            (7_200_000, "2 h ago"),
+            (172_799_000, "47 h ago"),
+            (172_800_000, "2026-07-23"),
+        ];
+        for (ms, expected) in cases {
+            let html = When::from_ms(now_ms - ms, now_ms).to_string();
+            assert!(html.contains(&format!(">{expected}</time>")), "{html}");
         }
     }
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::address::Address;
+use super::address::{Address, VALUE_BYTES_MAX};
 use super::text::Text;
 use super::visit::Visit;
 use crate::error::ApiError;
@@ -30,8 +30,10 @@ pub(crate) struct Filters {
     pub(crate) search: Option<Search>,
     pub(crate) fields: Vec<Field>,
     pub(crate) chips: Vec<Chip>,
-    /// Parameters that the form hands on.
+    /// Parameters that the form hands on: what is no filter, and filters that only links set.
     pub(crate) kept: Vec<(&'static str, String)>,
+    /// Names of those that are no filters.
+    stays: Vec<&'static str>,
 }
 
 /// A text to look for.
@@ -91,7 +93,14 @@ impl HtmlSafe for Filters {}
 impl Filters {
     pub(crate) fn new(address: &Address) -> Self {
         let address = address.first_page();
-        Self { address, search: None, fields: Vec::new(), chips: Vec::new(), kept: Vec::new() }
+        Self {
+            address,
+            search: None,
+            fields: Vec::new(),
+            chips: Vec::new(),
+            kept: Vec::new(),
+            stays: Vec::new(),
+        }
     }
 
     /// Where the form leads.
@@ -101,22 +110,23 @@ impl Filters {
 
     /// The list without any of them.
     pub(crate) fn clear(&self) -> String {
-        let kept: Vec<_> = self.kept.iter().map(|(name, _)| *name).collect();
-        self.address.only(&kept).to_string()
+        self.address.only(&self.stays).to_string()
     }
 
     /// What is no filter and stays when one is set, such as the order.
     pub(crate) fn keep(&mut self, name: &'static str) {
         if let Some(value) = self.address.get(name) {
             self.kept.push((name, value.to_owned()));
+            self.stays.push(name);
         }
     }
 
     /// A text to look for.
     pub(crate) fn search(&mut self, name: &'static str, hint: &'static str) -> Option<String> {
-        let value = self.address.get(name).map(|text| text.trim().to_owned());
-        if let Some(value) = &value {
-            self.chip("Search", name, value, value);
+        let set = self.address.get(name).map(str::to_owned);
+        let value = set.as_deref().map(|text| text.trim().to_owned());
+        if let (Some(set), Some(value)) = (&set, &value) {
+            self.chip("Search", name, set, value);
         }
         self.search = Some(Search { name, value: value.clone().unwrap_or_default(), hint });
         value
@@ -198,12 +208,15 @@ impl Filters {
     fn minute(&mut self, name: &'static str, label: &'static str) -> Result<Option<i64>, ApiError> {
         let set = self.address.get(name).map(str::to_owned);
         let at_ns = set.as_deref().map(|text| parse(name, text)).transpose()?;
+        let mut field = String::new();
         if let (Some(set), Some(at_ns)) = (&set, at_ns) {
             let time = Timestamp::from_nanosecond(at_ns.into()).unwrap_or(Timestamp::UNIX_EPOCH);
-            let shown = time.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M").to_string();
-            self.chip(label, name, set, &shown);
+            let time = time.to_zoned(TimeZone::UTC);
+            self.chip(label, name, set, &time.strftime("%Y-%m-%d %H:%M").to_string());
+            // Browsers show nothing for a time with a zone.
+            field = time.strftime("%Y-%m-%dT%H:%M").to_string();
         }
-        self.fields.push(Field { name, label, input: Input::Time(set.unwrap_or_default()) });
+        self.fields.push(Field { name, label, input: Input::Time(field) });
         Ok(at_ns)
     }
 
@@ -217,7 +230,8 @@ impl Filters {
             label: Text::from(&label),
             value,
         };
-        choices.into_iter().map(choice).collect()
+        let fits = |(value, _): &(String, String)| value.len() <= VALUE_BYTES_MAX;
+        choices.into_iter().filter(fits).map(choice).collect()
     }
 
     fn chip(&mut self, label: &'static str, name: &str, value: &str, shown: &str) {

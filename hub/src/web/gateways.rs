@@ -9,14 +9,16 @@ use askama::Template;
 
 use self::panel::Panel;
 use super::address::Address;
+use super::columns::Column;
 use super::figures::{Count, When};
 use super::filters::{Filters, same};
+use super::pager::Pager;
 use super::text::Text;
 use super::visit::{Visit, html, id, there};
 use super::{Frame, Site, Tab};
 use crate::access::Ability;
 use crate::error::ApiError;
-use crate::fleet::{Counts, GatewayKey, GatewayLine, GatewayQuery, Sort, State};
+use crate::fleet::{Counts, GatewayKey, GatewayLine, GatewayQuery, Link, Sort, State};
 use crate::id::{GatewayId, WorkspaceId};
 
 /// Rows of a page.
@@ -57,19 +59,12 @@ struct Tally {
     chosen: bool,
 }
 
-/// A column that sorts.
-struct Column {
-    href: String,
-    label: &'static str,
-    /// As `aria-sort` has it.
-    sorted: &'static str,
-}
-
 #[derive(Template)]
 #[template(path = "gateways.html")]
 struct ListPage {
     frame: Frame,
     filters: Filters,
+    link: Link,
     tallies: Vec<Tally>,
     columns: Vec<Column>,
     rows: Vec<Row>,
@@ -77,8 +72,7 @@ struct ListPage {
     close: String,
     /// The workspaces of the organization, if there are several: a link to all or to this one.
     scope: Option<(String, &'static str)>,
-    first: Option<String>,
-    next: Option<String>,
+    pager: Pager,
     empty: bool,
 }
 
@@ -120,10 +114,18 @@ async fn list_page(site: &Site, visit: &Visit) -> Result<Response, ApiError> {
     html(&ListPage {
         frame: visit.frame("Gateways", Tab::Gateways),
         tallies: tallies(&list.first_page(), counts),
-        columns: COLUMNS.map(|(sort, ..)| column(&list.first_page(), &query, sort)).into(),
+        columns: columns(visit)
+            .map(|(sort, name, label)| {
+                let sorted = (query.sort == *sort).then_some(query.descending);
+                Column::new(&list.first_page(), name, label, false, sorted)
+            })
+            .collect(),
+        link: query.link,
         empty: rows.is_empty() && filters.chips.is_empty() && query.offset_key.is_none(),
-        first: query.offset_key.is_some().then(|| list.first_page().to_string()),
-        next: next.map(|next| list.with("after", place(&next)).to_string()),
+        pager: Pager::by_order(
+            query.offset_key.is_some().then(|| list.first_page().to_string()),
+            next.map(|next| list.with("after", place(&next)).to_string()),
+        ),
         scope: scope(visit, &list.first_page()),
         close: list.to_string(),
         filters,
@@ -134,18 +136,30 @@ async fn list_page(site: &Site, visit: &Visit) -> Result<Response, ApiError> {
 
 async fn asked(site: &Site, visit: &Visit) -> Result<Asked, ApiError> {
     let workspaces = workspaces(visit);
-    let facets = site.web.fleet.facets(&workspaces).await?;
+    let link = match visit.address.get("link") {
+        None => Link::default(),
+        Some(text) => Link::parse(text).ok_or_else(|| {
+            let known = Link::ALL.map(Link::as_str).join("`, `");
+            ApiError::Invalid(format!("`link` is one of `{known}`"))
+        })?,
+    };
+    let facets = site.web.fleet.facets(&workspaces, link).await?;
     let mut filters = Filters::new(&visit.address);
     let search = filters.search("search", "Search name, host or owner");
     let states = State::ALL.map(|state| (state.as_str().to_owned(), word(state).to_owned()));
     let states = filters.many("state", "Status", states);
     let versions = filters.many("version", "Version", same(&facets.versions));
-    let systems = facets.systems.iter().map(|name| (name.clone(), system_word(name).to_owned()));
-    let systems = filters.many("os", "Operating system", systems);
-    let kinds = filters.many("type", "Type", same(&facets.kinds));
-    let environments = filters.many("environment", "Environment", same(&facets.environments));
+    let systems = filters.many("os", "Operating system", worded(&facets.systems, system_word));
+    let kinds = filters.many("type", "Type", worded(&facets.kinds, kind_word));
+    let environments = worded(&facets.environments, environment_word);
+    let environments = filters.many("environment", "Environment", environments);
     let owners = facets.owners.iter().map(|(id, name)| (id.to_string(), name.clone()));
     let owner = filters.one("owner", "Owner", owners);
+    // On one's own machine there is nothing to be linked to.
+    if visit.viewing.account.is_some() {
+        let links = Link::ALL.map(|link| (link.as_str().to_owned(), link_word(link).to_owned()));
+        filters.one("link", "Link", links);
+    }
     for name in ["sort", "order", "scope"] {
         filters.keep(name);
     }
@@ -157,6 +171,7 @@ async fn asked(site: &Site, visit: &Visit) -> Result<Asked, ApiError> {
         State::parse(text).ok_or_else(unknown)
     };
     let query = GatewayQuery {
+        link,
         states: states.iter().map(state).collect::<Result<_, _>>()?,
         versions,
         systems,
@@ -213,23 +228,6 @@ fn key(text: &str) -> Result<GatewayKey, ApiError> {
     Ok(GatewayKey { value: value.to_owned(), id: id.parse().map_err(|_| bad())? })
 }
 
-fn column(list: &Address, query: &GatewayQuery, sort: Sort) -> Column {
-    let (_, name, label) =
-        COLUMNS.into_iter().find(|(of, ..)| *of == sort).expect("every column is in the table");
-    let current = query.sort == sort;
-    let descending = current && !query.descending;
-    let order = if descending { "desc" } else { "asc" };
-    Column {
-        href: list.with("sort", name).with("order", order).to_string(),
-        label,
-        sorted: match (current, query.descending) {
-            (false, _) => "none",
-            (true, false) => "ascending",
-            (true, true) => "descending",
-        },
-    }
-}
-
 fn tallies(list: &Address, counts: Counts) -> Vec<Tally> {
     let of = |state: State| match state {
         State::Online => counts.online,
@@ -271,6 +269,68 @@ fn word(state: State) -> &'static str {
     }
 }
 
+fn link_word(link: Link) -> &'static str {
+    match link {
+        Link::Linked => "Linked",
+        Link::Unlinked => "Unlinked",
+        Link::Archived => "Archived",
+    }
+}
+
+/// Class and word of what a gateway is: its state, or that it is not linked any more.
+fn condition(line: &GatewayLine) -> (&'static str, &'static str) {
+    match line.link {
+        Link::Linked => (line.state.as_str(), word(line.state)),
+        Link::Unlinked | Link::Archived => ("offline", link_word(line.link)),
+    }
+}
+
+/// The columns that are shown.
+fn columns(visit: &Visit) -> impl Iterator<Item = &'static (Sort, &'static str, &'static str)> {
+    let local = visit.viewing.account.is_none();
+    COLUMNS.iter().filter(move |(sort, ..)| !local || *sort != Sort::Workspace)
+}
+
+/// Choices, each in words.
+fn worded(
+    values: &[String],
+    word: impl Fn(&str) -> &str,
+) -> impl Iterator<Item = (String, String)> {
+    values.iter().map(move |value| (value.clone(), word(value).to_owned()))
+}
+
+/// What kind of machine it is, in words; one that is not known as it is.
+fn kind_word(name: &str) -> &str {
+    match name {
+        "personal" => "Personal",
+        "container" => "Container",
+        "ci" => "CI",
+        other => other,
+    }
+}
+
+/// An environment in words; one that somebody else named as it is.
+fn environment_word(name: &str) -> &str {
+    match name {
+        "local" => "Local",
+        "dev" => "Development",
+        "staging" => "Staging",
+        "prod" => "Production",
+        other => other,
+    }
+}
+
+/// A processor as its maker writes it.
+fn arch_word(name: &str) -> &str {
+    match name {
+        "aarch64" | "arm64" => "ARM64",
+        "arm" => "ARM",
+        "x86_64" => "x86-64",
+        "riscv64" => "RISC-V",
+        other => other,
+    }
+}
+
 /// An operating system as its maker writes it.
 fn system_word(name: &str) -> &str {
     match name {
@@ -284,18 +344,19 @@ fn system_word(name: &str) -> &str {
 impl Row {
     fn new(visit: &Visit, list: &Address, line: &GatewayLine) -> Self {
         let id = line.id.to_string();
+        let (state, state_word) = condition(line);
         Self {
             opened: visit.address.get("panel") == Some(&id),
             href: list.with("panel", &id).to_string(),
             name: Text::from(&line.name),
             hostname: Text::from(&line.host.hostname),
-            state: line.state.as_str(),
-            state_word: word(line.state),
+            state,
+            state_word,
             owner: line.owner.as_deref().map(Text::from),
             workspace: Text::from(&line.workspace_name),
             version: Text::from(&line.host.version),
             system: Text::from(system_word(&line.host.os)),
-            environment: Text::from(&line.host.environment),
+            environment: Text::from(environment_word(&line.host.environment)),
             seen: line.seen_ms.map(|at_ms| When::from_ms(at_ms, visit.now_ms)),
             id,
         }

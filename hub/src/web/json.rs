@@ -43,7 +43,10 @@ impl Payload {
     pub(crate) fn new(stored: &str, whole_bytes: Option<i64>) -> Self {
         if let Ok(beginning) = serde_json::from_str::<String>(stored) {
             let length = i64::try_from(beginning.len()).unwrap_or(i64::MAX);
-            let note = whole_bytes.filter(|whole| *whole > length).map(|whole| {
+            // What is a string by itself is as long as it is stored.
+            let stored_bytes = i64::try_from(stored.len()).unwrap_or(i64::MAX);
+            let cut = |whole: &i64| *whole > length && *whole != stored_bytes;
+            let note = whole_bytes.filter(cut).map(|whole| {
                 format!("Only the first {} of {} were kept.", Bytes(length), Bytes(whole))
             });
             let (text, cut) = bounded(&beginning);
@@ -200,6 +203,11 @@ mod tests {
 
         assert_eq!(payload.tokens[0].text, "{\"a\":\"bc");
         assert_eq!(payload.note.unwrap(), "Only the first 8 B of 2.00 KiB were kept.");
+    }
+
+    #[test]
+    fn a_string_by_itself_is_whole() {
+        assert_eq!(Payload::new(r#""done""#, Some(6)).note, None);
     }
 
     #[test]

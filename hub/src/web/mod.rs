@@ -6,6 +6,7 @@
 mod address;
 mod assets;
 mod audit;
+mod columns;
 mod export;
 mod figures;
 mod filters;
@@ -15,6 +16,7 @@ mod gateways;
 mod headers;
 mod json;
 mod live;
+mod pager;
 pub(crate) mod people;
 mod servers;
 mod session;
@@ -29,17 +31,19 @@ mod visit;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::response::Redirect;
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
+use http::Uri;
 
 pub(crate) use address::Address;
 pub(crate) use frame::{Frame, Tab};
 pub(crate) use gate::{Gate, Viewing};
 pub(crate) use headers::{POLICY, guarded, headers};
-pub(crate) use visit::{failure, refusal};
+pub(crate) use visit::{failure, refusal, sentence};
 
 use visit::Visit;
 
+use crate::error::ApiError;
 use crate::events::Records;
 use crate::fleet::Fleet;
 
@@ -77,7 +81,16 @@ pub(crate) fn router(web: Web) -> Router {
         .route("/w/{workspace}/audit/{event}", get(audit::detail))
         .route("/w/{workspace}/export/{file}", get(export::export))
         .route("/assets/{name}", get(assets::asset))
+        .fallback(nothing)
         .with_state(site)
+}
+
+/// Says that there is no such page; to a program that there is no such route.
+async fn nothing(uri: Uri) -> Response {
+    if uri.path().starts_with("/api/") {
+        return ApiError::NotFound("route; see /api/openapi.json").into_response();
+    }
+    failure(None, &ApiError::NotFound("page"))
 }
 
 /// The first page of a workspace, of the first one if the address names none.

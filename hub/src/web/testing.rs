@@ -23,8 +23,8 @@ use crate::access::{Account, Entry, Role};
 use crate::error::ApiError;
 use crate::events::{Found, GatewayLabel};
 use crate::fleet::{
-    Counts, Facets, Fleet, GatewayDetail, GatewayKey, GatewayLine, GatewayPage, GatewayQuery, Sort,
-    State,
+    Counts, Facets, Fleet, GatewayDetail, GatewayKey, GatewayLine, GatewayPage, GatewayQuery, Link,
+    Sort, State,
 };
 use crate::id::{GatewayId, OrganizationId, UserId, WorkspaceId};
 use crate::local::LocalRecords;
@@ -148,12 +148,17 @@ impl Site {
     }
 
     pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        answer(self.unread(path, headers).await).await
+    }
+
+    /// Gets something whose body nobody reads.
+    pub(crate) async fn unread(&self, path: &str, headers: &[(&str, &str)]) -> Response {
         let mut request = Request::get(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::empty()).unwrap();
-        answer(self.router.clone().call(request).await.unwrap()).await
+        self.router.clone().call(request).await.unwrap()
     }
 }
 
@@ -203,7 +208,8 @@ impl MemoryFleet {
         let search = query.search.as_deref().unwrap_or_default().to_lowercase();
         let fits = |gateway: &&GatewayDetail| {
             let (line, host) = (&gateway.line, &gateway.line.host);
-            workspaces.contains(&line.workspace)
+            line.link == query.link
+                && workspaces.contains(&line.workspace)
                 && any(&query.versions, &host.version)
                 && any(&query.systems, &host.os)
                 && any(&query.kinds, &host.kind)
@@ -275,7 +281,7 @@ impl Fleet for MemoryFleet {
         Ok(counts)
     }
 
-    async fn facets(&self, _workspaces: &[WorkspaceId]) -> Found<Facets> {
+    async fn facets(&self, _workspaces: &[WorkspaceId], _link: Link) -> Found<Facets> {
         Ok(self.facets.clone())
     }
 }
@@ -334,6 +340,8 @@ pub(crate) fn gateway(number: i64, name: &str, state: State) -> GatewayDetail {
             id: GatewayId::from_number(number),
             name: name.to_owned(),
             state,
+            link: Link::Linked,
+            ended_ms: None,
             seen_ms: (state != State::Pending).then(|| crate::clock::now_ms() - number * 1000),
             created_ms: crate::clock::now_ms() - 86_400_000,
             workspace: WorkspaceId::from_number(1),

@@ -23,12 +23,13 @@ const MARKS_MAX: usize = 3;
 /// A text as it is shown.
 #[derive(Debug, Clone, Template)]
 #[template(
-    source = r#"{% match full %}{% when Some(full) %}<span title="{{ full }}">{{ shown }}…</span>{% when None %}{{ shown }}{% endmatch %}"#,
+    source = r#"{% match full %}{% when Some(full) %}<span title="{{ full }}">{{ shown }}</span>{% when None %}{{ shown }}{% endmatch %}"#,
     ext = "html"
 )]
 pub(crate) struct Text {
+    /// With an ellipsis if it was cut.
     shown: String,
-    /// If it was cut.
+    /// If it was.
     full: Option<String>,
 }
 
@@ -51,7 +52,8 @@ impl Text {
             return Self { shown: visible(text, lines), full: None };
         };
         let full: String = text.chars().take(FULL_CHARS_MAX).collect();
-        Self { shown: visible(&text[..end], lines), full: Some(visible(&full, lines)) }
+        let shown = format!("{}…", visible(&text[..end], lines));
+        Self { shown, full: Some(visible(&full, lines)) }
     }
 
     /// The text where there can be no element: in an attribute, an option, a title.
@@ -151,6 +153,7 @@ mod tests {
         assert!(html.starts_with("<span title=\"&#60;b&#62;"), "{html}");
         assert!(html.ends_with("…</span>"), "{html}");
         assert_eq!(html.matches("&#60;b&#62;").count(), 100 + 32);
+        assert!(Text::line(&long).plain().ends_with("<b>…"), "an option says that it was cut");
         assert_eq!(Text::line("<b>").to_string(), "&#60;b&#62;");
     }
 }

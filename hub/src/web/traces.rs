@@ -14,6 +14,7 @@ use super::address::Address;
 use super::figures::{Bytes, Took, When};
 use super::filters::{Filters, same};
 use super::json::Payload;
+use super::pager::Pager;
 use super::text::Text;
 use super::visit::{Visit, html, id, there};
 use super::{Frame, Site, Tab, export};
@@ -70,8 +71,8 @@ pub(crate) struct Call {
     pub(crate) server_href: Option<String>,
     pub(crate) page_href: String,
     pub(crate) json_href: String,
-    pub(crate) same_trace_href: String,
-    pub(crate) trace_id: Text,
+    /// The W3C trace id, and where all its calls are.
+    pub(crate) trace: Option<(Text, String)>,
     pub(crate) span_id: Text,
     pub(crate) parent_span_id: Option<Text>,
     pub(crate) received: Option<When>,
@@ -88,8 +89,7 @@ struct ListPage {
     rows: Vec<Row>,
     call: Option<Call>,
     close: String,
-    first: Option<String>,
-    next: Option<String>,
+    pager: Pager,
     export: export::Links,
     /// Nothing was ever recorded, as far as one can see.
     empty: bool,
@@ -126,8 +126,10 @@ async fn list_page(site: &Site, visit: &Visit) -> Result<Response, ApiError> {
     html(&ListPage {
         frame: visit.frame("Traces", Tab::Traces),
         empty: rows.is_empty() && filters.chips.is_empty() && query.after.is_none(),
-        first: query.after.map(|_| list.first_page().to_string()),
-        next: next.map(|next| list.with("after", next).to_string()),
+        pager: Pager::by_time(
+            query.after.map(|_| list.first_page().to_string()),
+            next.map(|next| list.with("after", next).to_string()),
+        ),
         export: export::Links::new(visit, "traces"),
         close: list.to_string(),
         filters,
@@ -165,7 +167,6 @@ pub(super) async fn detail(
 struct File<'a> {
     #[serde(flatten)]
     line: &'a TraceLine,
-    trace_id: &'a str,
     span_id: &'a str,
     parent_span_id: Option<&'a str>,
     request: Option<Box<RawValue>>,
@@ -185,7 +186,6 @@ pub(super) async fn file(
         let found = there(site.web.records.trace(visit.workspace(), id).await, "trace")?;
         let file = File {
             line: &found.line,
-            trace_id: &found.trace_id,
             span_id: &found.span_id,
             parent_span_id: found.parent_span_id.as_deref(),
             request: found.request.as_deref().map(raw),
@@ -321,11 +321,13 @@ impl Call {
             server_href: line
                 .upstream
                 .as_deref()
-                .map(|name| visit.page("server").and("name", name).to_string()),
+                .and_then(|name| visit.page("server").and("name", name).link()),
             json_href: format!("{page}/json"),
             page_href: page.to_string(),
-            same_trace_href: visit.page("traces").and("trace", &found.trace_id).to_string(),
-            trace_id: Text::from(&found.trace_id),
+            trace: line
+                .trace_id
+                .as_ref()
+                .map(|id| (Text::from(id), visit.page("traces").and("trace", id).to_string())),
             span_id: Text::from(&found.span_id),
             parent_span_id: found.parent_span_id.as_deref().map(Text::from),
             received: found.received_ms.map(|at_ms| When::from_ms(at_ms, visit.now_ms)),

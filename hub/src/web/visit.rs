@@ -42,7 +42,7 @@ impl FromRequestParts<Site> for Visit {
         let query = parts.uri.query().unwrap_or_default();
         let address = Address::parse(parts.uri.path(), query).map_err(|error| {
             let error = ApiError::Invalid(format!("{error}; remove some filters"));
-            failure(Some(viewing.clone()), &error)
+            failed(Some(viewing.clone()), &error, true)
         })?;
         let panel_only = parts.headers.get(REGION).is_some_and(|region| region == "panel");
         Ok(Self { viewing, address, now_ms: now_ms(), panel_only })
@@ -69,7 +69,7 @@ impl Visit {
 
     /// Answers with a page, or says on one what went wrong.
     pub(crate) fn answer(self, page: Result<Response, ApiError>) -> Response {
-        page.unwrap_or_else(|error| failure(Some(self.viewing), &error))
+        page.unwrap_or_else(|error| failed(Some(self.viewing), &error, true))
     }
 }
 
@@ -103,37 +103,57 @@ struct Failure {
     frame: Frame,
     title: &'static str,
     message: String,
-    /// Whether the same may work without its filters.
-    without_filters: bool,
+    /// Where to go from here: an address, and in words.
+    way: Option<(&'static str, &'static str)>,
 }
 
 /// Says on a page what went wrong. Causes go to the log.
 pub(crate) fn failure(viewing: Option<Viewing>, error: &ApiError) -> Response {
+    failed(viewing, error, false)
+}
+
+fn failed(viewing: Option<Viewing>, error: &ApiError, has_filters: bool) -> Response {
     error.log();
     let (status, _, message) = error.public();
     let title = match status {
         StatusCode::NOT_FOUND => "Not found",
-        StatusCode::FORBIDDEN => "Not for you",
-        StatusCode::BAD_REQUEST => "That makes no sense",
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => "Not now",
-        _ => "Something went wrong",
+        StatusCode::FORBIDDEN => "Not allowed",
+        StatusCode::TOO_MANY_REQUESTS => "Too often",
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::INTERNAL_SERVER_ERROR => "Not available",
+        _ => "Not possible",
     };
-    let mut message = message;
-    if let Some(first) = message.get_mut(..1) {
-        first.make_ascii_uppercase();
+    let way = if has_filters && status == StatusCode::BAD_REQUEST {
+        ("?", "Show the page without filters")
+    } else {
+        ("/", "Go to the first page")
+    };
+    let mut response = said(status, title, &message, viewing, Some(way));
+    if let Some(retry_s) = error.retry_s() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_s));
     }
-    refusal(status, title, message, viewing)
+    response
 }
 
 /// Says something else on a page than what was asked for.
-pub(crate) fn refusal(
+pub(crate) fn refusal(status: StatusCode, title: &'static str, message: &str) -> Response {
+    said(status, title, message, None, None)
+}
+
+fn said(
     status: StatusCode,
     title: &'static str,
-    message: String,
+    message: &str,
     viewing: Option<Viewing>,
+    way: Option<(&'static str, &'static str)>,
 ) -> Response {
     let frame = Frame { title: title.to_owned(), tab: Tab::None, viewing };
-    let without_filters = status == StatusCode::BAD_REQUEST;
-    let page = Failure { frame, title, message, without_filters };
+    let page = Failure { frame, title, message: sentence(message), way };
     respond(status, &page).unwrap_or_else(|_| status.into_response())
+}
+
+/// Returns a text with a capital letter and a full stop.
+pub(crate) fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", chars.as_str())
 }

@@ -52,6 +52,7 @@ CREATE TABLE traces (
     session_key BIGINT NOT NULL,
     session TEXT NOT NULL,
     name TEXT,
+    trace_id {bytes} NOT NULL,
     error TEXT,
     duration_ns BIGINT NOT NULL,
     request_bytes BIGINT NOT NULL,
@@ -63,6 +64,7 @@ CREATE TABLE traces (
 CREATE INDEX traces_by_series ON traces (workspace, series, at_ns, id);
 CREATE INDEX traces_by_session ON traces (workspace, session_key, at_ns, id);
 CREATE INDEX traces_by_name ON traces (workspace, name, at_ns, id) WHERE name IS NOT NULL;
+CREATE INDEX traces_by_trace ON traces (workspace, trace_id);
 --postgres CREATE TABLE traces_odd PARTITION OF traces DEFAULT;
 
 -- The rest of a trace. `payload` is JSON with `request`, `response` and `metadata`, compressed if that is shorter.
@@ -70,7 +72,6 @@ CREATE TABLE trace_details (
     workspace BIGINT NOT NULL,
     id {bytes} NOT NULL,
     at_ns BIGINT NOT NULL,
-    trace_id {bytes} NOT NULL,
     span_id BIGINT NOT NULL,
     parent_span_id BIGINT,
     payload {bytes} NOT NULL,
@@ -78,7 +79,6 @@ CREATE TABLE trace_details (
 --postgres ) PARTITION BY RANGE (at_ns);
 --postgres ALTER TABLE trace_details ALTER COLUMN payload SET STORAGE EXTERNAL;
 --sqlite );
-CREATE INDEX trace_details_by_trace ON trace_details (workspace, trace_id);
 --postgres CREATE TABLE trace_details_odd PARTITION OF trace_details DEFAULT;
 
 CREATE TABLE audit_events (
@@ -151,7 +151,7 @@ CREATE TABLE rejected (
 --sqlite ('traces', 'traces_by_session', '1000000 1000000 40 1 1'),
 --sqlite ('traces', 'traces_by_name', '10000 10000 10 1 1'),
 --sqlite ('trace_details', 'sqlite_autoindex_trace_details_1', '1000000 1000000 1 1'),
---sqlite ('trace_details', 'trace_details_by_trace', '1000000 1000000 2'),
+--sqlite ('traces', 'traces_by_trace', '1000000 1000000 2'),
 --sqlite ('audit_events', 'audit_events', '1000000 1000000 1 1'),
 --sqlite ('audit_events', 'audit_events_by_series', '1000000 1000000 1000 1 1'),
 --sqlite ('audit_events', 'audit_events_by_session', '1000000 1000000 40 1 1'),

@@ -183,8 +183,9 @@ fn row(batch: &ReadBatch, record: &mut Record, place: Place, keys: &mut SessionK
     let reason = record.reason.take();
     let last: Vec<Value> = match &mut record.body {
         Body::Trace(call) => {
+            let trace_id = record.trace_id.unwrap_or_default();
             let (request, response) = (call.request_bytes, call.response_bytes);
-            values![reason, call.duration_ns, request, response, batch.received_ms].into()
+            values![trace_id, reason, call.duration_ns, request, response, batch.received_ms].into()
         }
         Body::Audit { details } => {
             let details = std::mem::take(details);
@@ -201,7 +202,6 @@ fn details(origin: Origin, record: &mut Record) -> Option<Vec<Value>> {
             origin.workspace,
             record.id.into_bytes(),
             record.at_ns,
-            record.trace_id.unwrap_or_default(),
             call.span_id,
             call.parent_span_id,
             std::mem::take(&mut call.payload),

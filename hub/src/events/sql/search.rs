@@ -268,7 +268,7 @@ impl Search {
             "SELECT r.* FROM (
                 SELECT at_ns AS same_ns, id AS same_id FROM trace_details
                 WHERE workspace = $1 AND id = $14
-                UNION SELECT at_ns, id FROM trace_details WHERE workspace = $1 AND trace_id = $14) d
+                UNION SELECT at_ns, id FROM traces WHERE workspace = $1 AND trace_id = $14) d
              CROSS JOIN {table} r
              WHERE {RANGE} AND at_ns = same_ns AND id = same_id
              AND (CAST($15 AS TEXT) IS NULL OR session = $15)"

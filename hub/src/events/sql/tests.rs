@@ -66,7 +66,7 @@ async fn sqlite_takes_the_shortest_way() {
         (TraceQuery { session: text("session-1"), ..all() }, "traces_by_session"),
         (TraceQuery { name: text("read"), ..all() }, "traces_by_name"),
         (TraceQuery { upstream: text("files"), ..all() }, "traces_by_series"),
-        (TraceQuery { id: text(&id(1).to_string()), ..all() }, "trace_details_by_trace"),
+        (TraceQuery { id: text(&id(1).to_string()), ..all() }, "traces_by_trace"),
     ];
 
     for (query, index) in queries {

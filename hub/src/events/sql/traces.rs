@@ -19,10 +19,10 @@ const LISTING: Listing = Listing { table: "traces", columns: COLUMNS };
 
 const COLUMNS: &str = "t.at_ns, t.id, s.gateway, g.name, COALESCE(NULLIF(u.name, ''), u.email),
     t.duration_ns, s.operation, s.method, s.upstream, COALESCE(t.name, s.name), s.client,
-    t.session, s.outcome, t.error, t.request_bytes, t.response_bytes, t.received_ms";
+    t.session, s.outcome, t.error, t.request_bytes, t.response_bytes, t.trace_id, t.received_ms";
 
 /// Columns of a line.
-const LINE_COLUMNS: usize = 17;
+const LINE_COLUMNS: usize = 18;
 
 /// Returns traces, newest first.
 pub(super) async fn page(
@@ -62,7 +62,7 @@ pub(super) async fn detail(
     id: Uuid,
 ) -> Found<Option<TraceDetail>> {
     let sql = format!(
-        "SELECT {COLUMNS}, d.trace_id, d.span_id, d.parent_span_id, d.payload
+        "SELECT {COLUMNS}, d.span_id, d.parent_span_id, d.payload
          FROM trace_details d CROSS JOIN traces t {LABELLED}
          WHERE d.workspace = $1 AND d.id = $2 AND d.at_ns BETWEEN $3 AND $4
          AND t.workspace = $1 AND t.at_ns = d.at_ns AND t.id = d.id AND t.at_ns BETWEEN $3 AND $4
@@ -71,16 +71,15 @@ pub(super) async fn detail(
     by_id(database, &sql, workspace, id)
         .await?
         .map(|row| {
-            let payload: Vec<u8> = row.get(LINE_COLUMNS + 3)?;
+            let payload: Vec<u8> = row.get(LINE_COLUMNS + 2)?;
             let payload =
-                lines::payload(&payload).ok_or(DbError::Column { column: LINE_COLUMNS + 3 })?;
+                lines::payload(&payload).ok_or(DbError::Column { column: LINE_COLUMNS + 2 })?;
             let hex = |bits: i64| format!("{:016x}", bits as u64);
             let text = |json: Box<serde_json::value::RawValue>| json.get().to_owned();
             Ok(TraceDetail {
                 line: line(&row)?,
-                trace_id: uuid(&row, LINE_COLUMNS)?.simple().to_string(),
-                span_id: hex(row.get(LINE_COLUMNS + 1)?),
-                parent_span_id: row.get::<Option<i64>>(LINE_COLUMNS + 2)?.map(hex),
+                span_id: hex(row.get(LINE_COLUMNS)?),
+                parent_span_id: row.get::<Option<i64>>(LINE_COLUMNS + 1)?.map(hex),
                 request: payload.request.map(text),
                 response: payload.response.map(text),
                 metadata: text(payload.metadata),
@@ -143,6 +142,9 @@ fn line(row: &Row) -> Found<TraceLine> {
         "error" => Status::Error,
         _ => return Err(DbError::Column { column: 12 }),
     };
+    let trace_id: Option<Vec<u8>> = row.get(16)?;
+    let trace_id = trace_id.map(|bytes| Uuid::from_slice(&bytes)).transpose();
+    let trace_id = trace_id.map_err(|_| DbError::Column { column: 16 })?;
     Ok(TraceLine {
         id: uuid(row, 1)?,
         gateway: gateway(row, 2)?,
@@ -154,6 +156,7 @@ fn line(row: &Row) -> Found<TraceLine> {
         name: row.get(9)?,
         client: row.get(10)?,
         session: row.get(11)?,
+        trace_id: trace_id.map(|id| id.simple().to_string()),
         status,
         error: row.get(13)?,
         request_bytes: row.get(14)?,

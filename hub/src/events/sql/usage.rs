@@ -5,15 +5,17 @@ use std::collections::HashMap;
 
 use super::rollup::hour;
 use super::traces::gateway;
-use crate::db::{Database, Row, Value, values};
-use crate::events::{Choices, ClientUse, Found, GatewayLabel, ServerDetail, ServerUse, Usage};
+use crate::db::{Database, DbError, Row, Value, values};
+use crate::events::{
+    Choices, ClientUse, Found, GatewayLabel, ServerDetail, ServerUse, Usage, UserLabel,
+};
 use crate::id::{GatewayId, WorkspaceId};
 
 /// Values of one filter that are offered.
 const CHOICES_MAX: i64 = 200;
 
-/// Servers, and rows of each table about one.
-const ROWS_MAX: i64 = 500;
+/// Servers, and rows of each table about one. Pages list fewer of them, and say how many more there are.
+const ROWS_MAX: i64 = 5_000;
 
 /// Sums of a table's rows; of durations as floating point, which does not overflow.
 const SUMS: &str = "CAST(SUM(h.calls) AS BIGINT), CAST(SUM(h.errors) AS BIGINT),
@@ -77,19 +79,22 @@ pub(super) async fn server(
     );
     let gateways = database.rows(&gateways, &parameters).await?;
     let users = format!(
-        "SELECT COALESCE(NULLIF(u.name, ''), u.email), {SUMS} FROM gateway_usage h
+        "SELECT u.id, COALESCE(NULLIF(u.name, ''), u.email), {SUMS} FROM gateway_usage h
          JOIN gateways g ON g.id = h.gateway JOIN users u ON u.id = g.owner
          WHERE h.workspace = $1 AND h.upstream = $2 AND h.hour >= $3
-         GROUP BY u.id, u.name, u.email ORDER BY 1, u.id LIMIT $4"
+         GROUP BY u.id, u.name, u.email ORDER BY 2, u.id LIMIT $4"
     );
     let users = database.rows(&users, &parameters).await?;
     let named = |row: &Row| Ok((row.get::<String>(0)?, usage(row, 1)?));
     let of_gateway = |row: &Row| Ok::<(GatewayLabel, Usage), _>((gateway(row, 0)?, usage(row, 3)?));
+    let of_user = |row: &Row| {
+        Ok::<_, DbError>((UserLabel { id: row.get(0)?, name: row.get(1)? }, usage(row, 2)?))
+    };
     Ok(Some(ServerDetail {
         server,
         tools: tools.iter().map(named).collect::<Found<_>>()?,
         gateways: gateways.iter().map(of_gateway).collect::<Found<_>>()?,
-        users: users.iter().map(named).collect::<Found<_>>()?,
+        users: users.iter().map(of_user).collect::<Found<_>>()?,
     }))
 }
 

@@ -1,12 +1,15 @@
 //! One gateway, beside the list: what is known of it, and what nobody reported.
 
+use askama::Template;
+use askama::filters::HtmlSafe;
+
 use super::super::figures::{Count, When};
 use super::super::text::Text;
 use super::super::visit::Visit;
-use super::{system_word, word};
+use super::{arch_word, condition, environment_word, kind_word, system_word};
 use crate::access::Ability;
 use crate::events::ClientUse;
-use crate::fleet::GatewayDetail;
+use crate::fleet::{GatewayDetail, Link};
 use crate::wire::{ClientReport, UpstreamReport};
 
 /// A gateway with everything.
@@ -15,6 +18,8 @@ pub(super) struct Panel {
     pub(super) id: String,
     pub(super) state: &'static str,
     pub(super) state_word: &'static str,
+    /// When it was unlinked or archived.
+    pub(super) ended: Option<When>,
     pub(super) owner: Option<Text>,
     pub(super) deploy_key: Option<Text>,
     pub(super) system: Reported,
@@ -29,7 +34,7 @@ pub(super) struct Panel {
     pub(super) workspace: Text,
     pub(super) unsent: Option<Count>,
     pub(super) profile: Reported,
-    pub(super) scan: Option<When>,
+    pub(super) scan: Reported,
     pub(super) managed: Reported,
     pub(super) drift: Reported,
     pub(super) clients: Vec<Client>,
@@ -37,18 +42,29 @@ pub(super) struct Panel {
     pub(super) traces_href: String,
     pub(super) audit_href: String,
     /// For who may take it out of the workspace: where the forms lead.
-    pub(super) unlink: Option<Forms>,
+    pub(super) forms: Option<Forms>,
 }
 
 /// Forms that change the gateway.
 pub(super) struct Forms {
-    pub(super) unlink: String,
+    /// While it is linked.
+    pub(super) unlink: Option<String>,
     pub(super) archive: String,
     pub(super) csrf: String,
 }
 
-/// A text that may be missing.
-pub(super) type Reported = Option<Text>;
+/// A text, or that nobody reported it.
+#[derive(Template)]
+#[template(
+    source = r#"{% match text %}{% when Some(text) %}{{ text }}{% when None %}<span class="muted">not reported</span>{% endmatch %}"#,
+    ext = "html"
+)]
+pub(super) struct Reported {
+    text: Option<Text>,
+}
+
+/// Its template escapes.
+impl HtmlSafe for Reported {}
 
 /// A client in front of the gateway.
 pub(super) struct Client {
@@ -63,14 +79,14 @@ pub(super) struct Client {
 /// A server behind the gateway.
 pub(super) struct Server {
     pub(super) name: Text,
-    pub(super) href: String,
+    pub(super) href: Option<String>,
     /// Class of the state.
     pub(super) state: &'static str,
     pub(super) state_word: Text,
     pub(super) server: Reported,
     pub(super) transport: Reported,
     pub(super) tools: Count,
-    pub(super) error: Reported,
+    pub(super) error: Option<Text>,
 }
 
 impl Panel {
@@ -83,59 +99,74 @@ impl Panel {
             super::super::Address::new(path)
         };
         let setup = &found.setup;
-        let managed = match (setup.servers_managed, setup.servers_total) {
-            (Some(managed), Some(total)) => Some(Text::from(&format!("{managed} / {total}"))),
-            _ => None,
-        };
+        let managed = setup.servers_managed.zip(setup.servers_total);
+        let managed = managed.map(|(managed, total)| format!("{managed} / {total}"));
+        let drift = setup.drift_events.map(|events| events.to_string());
+        let scan = setup.config_scan_unix_ms.map(|at_ms| when(at_ms).utc().to_owned());
         let system = match &host.os_version {
             Some(version) => format!("{} ({version})", system_word(&host.os)),
             None => system_word(&host.os).to_owned(),
+        };
+        let (state, state_word) = match line.link {
+            Link::Linked => condition(line),
+            Link::Unlinked => ("offline", "Not linked any more"),
+            Link::Archived => ("offline", "Archived"),
         };
         let local = visit.viewing.account.is_none();
         Self {
             name: Text::from(&line.name),
             id: line.id.to_string(),
-            state: line.state.as_str(),
-            state_word: word(line.state),
+            state,
+            state_word,
+            ended: line.ended_ms.map(when),
             owner: line.owner.as_deref().map(Text::from),
             deploy_key: found.deploy_key.as_deref().map(Text::from),
             system: reported(&system),
-            arch: reported(&host.arch),
+            arch: reported(arch_word(&host.arch)),
             hostname: reported(&host.hostname),
             version: reported(&host.version),
-            kind: reported(&host.kind),
-            environment: reported(&host.environment),
+            kind: reported(kind_word(&host.kind)),
+            environment: reported(environment_word(&host.environment)),
             seen: line.seen_ms.map(when),
             synced: found.synced_ms.map(when),
             created: when(line.created_ms),
             workspace: Text::from(&line.workspace_name),
             unsent: (!local).then_some(Count(found.unsent)),
-            profile: setup.enforcement_profile.as_deref().and_then(reported),
-            scan: setup.config_scan_unix_ms.map(when),
-            managed,
-            drift: setup.drift_events.map(|events| Text::from(&events.to_string())),
+            profile: Reported::some(setup.enforcement_profile.as_deref()),
+            scan: Reported::some(scan.as_deref()),
+            managed: Reported::some(managed.as_deref()),
+            drift: Reported::some(drift.as_deref()),
             clients: clients(visit, found, used),
-            servers: found
-                .upstreams
-                .iter()
-                .map(|upstream| server(visit, found, upstream))
-                .collect(),
+            servers: found.upstreams.iter().map(|upstream| server(found, upstream)).collect(),
             traces_href: of("traces").and("gateway", line.id).to_string(),
             audit_href: of("audit").and("gateway", line.id).to_string(),
-            unlink: may_manage(visit, found).then(|| {
-                let gateway = format!("/w/{}/gateways/{}", line.workspace, line.id);
-                Forms {
-                    unlink: format!("{gateway}/unlink"),
-                    archive: format!("{gateway}/archive"),
-                    csrf: visit.viewing.csrf.clone(),
-                }
-            }),
+            forms: forms(visit, found),
         }
     }
 }
 
+impl Reported {
+    fn some(text: Option<&str>) -> Self {
+        Self { text: text.filter(|text| !text.is_empty()).map(Text::from) }
+    }
+}
+
 fn reported(text: &str) -> Reported {
-    (!text.is_empty()).then(|| Text::from(text))
+    Reported::some(Some(text))
+}
+
+/// Returns the forms for what can still be ended of it.
+fn forms(visit: &Visit, found: &GatewayDetail) -> Option<Forms> {
+    let line = &found.line;
+    if line.link == Link::Archived || !may_manage(visit, found) {
+        return None;
+    }
+    let gateway = format!("/w/{}/gateways/{}", line.workspace, line.id);
+    Some(Forms {
+        unlink: (line.link == Link::Linked).then(|| format!("{gateway}/unlink")),
+        archive: format!("{gateway}/archive"),
+        csrf: visit.viewing.csrf.clone(),
+    })
 }
 
 /// Whether the forms are shown. Whoever takes them decides; an owner is known here by the name only.
@@ -158,7 +189,11 @@ fn clients(visit: &Visit, found: &GatewayDetail, used: Vec<ClientUse>) -> Vec<Cl
         let report = report.map(|place| reports.remove(place));
         let last_ms = client.usage.last_ns / 1_000_000;
         let active_ms = report.and_then(|report| report.active_unix_ms).unwrap_or(0).max(last_ms);
-        let (name, version) = client.client.rsplit_once('/').unwrap_or((&client.client, ""));
+        // Only a report has the two apart.
+        let (name, version) = match report {
+            Some(report) => (&*report.name, &*report.version),
+            None => client.client.rsplit_once('/').unwrap_or((&client.client, "")),
+        };
         let traces = format!("/w/{}/traces", found.line.workspace);
         let traces = super::super::Address::new(traces)
             .and("gateway", found.line.id)
@@ -169,7 +204,7 @@ fn clients(visit: &Visit, found: &GatewayDetail, used: Vec<ClientUse>) -> Vec<Cl
             managed: report.and_then(|report| report.managed),
             calls: Some(Count(client.usage.calls)),
             active: Some(When::from_ms(active_ms, visit.now_ms)),
-            traces_href: Some(traces.to_string()),
+            traces_href: traces.link(),
         };
         all.push((Some(active_ms), shown));
     }
@@ -197,7 +232,7 @@ fn principal(report: &ClientReport) -> String {
     }
 }
 
-fn server(visit: &Visit, found: &GatewayDetail, upstream: &UpstreamReport) -> Server {
+fn server(found: &GatewayDetail, upstream: &UpstreamReport) -> Server {
     let page = super::super::Address::new(format!("/w/{}/server", found.line.workspace));
     let (state, state_word) = match upstream.state.as_str() {
         "ready" => ("online", "Ready"),
@@ -206,15 +241,14 @@ fn server(visit: &Visit, found: &GatewayDetail, upstream: &UpstreamReport) -> Se
         "stopped" => ("offline", "Stopped"),
         other => ("pending", other),
     };
-    let _ = visit;
     Server {
         name: Text::from(&upstream.name),
-        href: page.and("name", &upstream.name).to_string(),
+        href: page.and("name", &upstream.name).link(),
         state,
         state_word: Text::from(state_word),
-        server: upstream.server.as_deref().and_then(reported),
-        transport: upstream.transport.as_deref().and_then(reported),
+        server: Reported::some(upstream.server.as_deref()),
+        transport: Reported::some(upstream.transport.as_deref()),
         tools: Count(upstream.tools.try_into().unwrap_or(i64::MAX)),
-        error: upstream.error.as_deref().and_then(reported),
+        error: upstream.error.as_deref().map(Text::from),
     }
 }

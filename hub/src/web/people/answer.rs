@@ -5,7 +5,9 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use http::{HeaderValue, StatusCode, header};
 
 use crate::error::ApiError;
-use crate::web::{Frame, Tab, Viewing};
+use crate::web::sentence;
+
+pub(crate) use crate::web::failure;
 
 /// Returns a page.
 pub(super) fn page(template: &impl Template) -> Result<Response, ApiError> {
@@ -51,38 +53,4 @@ pub(super) fn correctable(error: ApiError) -> Result<(StatusCode, String), ApiEr
         }
         other => Err(other),
     }
-}
-
-/// Returns a text with a capital letter and a full stop.
-fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
-    format!("{first}{}.", chars.as_str())
-}
-
-#[derive(Template)]
-#[template(path = "people/failure.html")]
-struct Failure {
-    frame: Frame,
-    message: String,
-}
-
-/// Returns the page that says what went wrong.
-pub(crate) fn failure(viewing: Option<Viewing>, error: &ApiError) -> Response {
-    error.log();
-    let (status, _, message) = error.public();
-    let title = match status {
-        StatusCode::NOT_FOUND => "Not found",
-        StatusCode::FORBIDDEN => "Not allowed",
-        StatusCode::TOO_MANY_REQUESTS => "Too often",
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::INTERNAL_SERVER_ERROR => "Not available",
-        _ => "Not possible",
-    };
-    let frame = Frame { title: title.to_owned(), tab: Tab::None, viewing };
-    let page = page_with(status, &Failure { frame, message: sentence(&message) });
-    let mut response = page.unwrap_or_else(IntoResponse::into_response);
-    if let ApiError::RateLimited { retry_s } | ApiError::Unavailable { retry_s } = error {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*retry_s));
-    }
-    response
 }

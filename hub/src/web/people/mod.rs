@@ -27,6 +27,7 @@ use axum::routing::{MethodFilter, on};
 pub(crate) use answer::failure;
 
 use crate::people::People;
+use crate::web::text::Text;
 use routes::{ROUTES, Verb};
 
 /// Returns the routes of people.
@@ -47,6 +48,11 @@ pub(crate) fn router(people: Arc<People>) -> Router {
         router = router.route(route.path, on(filter, serve));
     }
     router.with_state(people)
+}
+
+/// Returns a name that somebody chose as it is shown. By reference: so do templates call it.
+fn shown(text: &str) -> Text {
+    Text::line(text)
 }
 
 /// Returns a time as it stands in tables. By reference: so do templates call it.

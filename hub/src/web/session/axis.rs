@@ -51,19 +51,23 @@ impl Axis {
         let mut ended_ns = begun_ns;
         for (start, duration) in calls {
             if *start > ended_ns {
-                gaps.push(Gap { from_ns: ended_ns, until_ns: *start, shown_ns: start - ended_ns });
+                gaps.push(Gap {
+                    from_ns: ended_ns,
+                    until_ns: *start,
+                    shown_ns: start.saturating_sub(ended_ns),
+                });
             }
             ended_ns = ended_ns.max(start.saturating_add((*duration).max(0)));
         }
-        let idle_ns: i64 = gaps.iter().map(|gap| gap.shown_ns).sum();
-        let busy_ns = (ended_ns - begun_ns - idle_ns).max(0);
+        let idle_ns = shown(&gaps);
+        let busy_ns = ended_ns.saturating_sub(begun_ns).saturating_sub(idle_ns).max(0);
         if shorten && !gaps.is_empty() {
-            let each_ns = (busy_ns * IDLE_SHARE / gaps.len() as i64).max(1);
+            let each_ns = (busy_ns.saturating_mul(IDLE_SHARE) / gaps.len() as i64).max(1);
             for gap in &mut gaps {
                 gap.shown_ns = gap.shown_ns.min(each_ns);
             }
         }
-        let shown_ns = busy_ns + gaps.iter().map(|gap| gap.shown_ns).sum::<i64>();
+        let shown_ns = busy_ns.saturating_add(shown(&gaps));
         Self { begun_ns, ended_ns, busy_ns, gaps, shown_ns: shown_ns.max(1) }
     }
 
@@ -73,7 +77,7 @@ impl Axis {
 
     /// From the first start to the last end.
     pub(super) fn lasted_ns(&self) -> i64 {
-        self.ended_ns - self.begun_ns
+        self.ended_ns.saturating_sub(self.begun_ns)
     }
 
     /// In which at least one call was under way.
@@ -126,10 +130,9 @@ impl Axis {
     fn percent(&self, at_ns: i64) -> f64 {
         let mut shown = at_ns.saturating_sub(self.begun_ns);
         for gap in self.gaps.iter().take_while(|gap| gap.from_ns < at_ns) {
-            let passed = at_ns.min(gap.until_ns) - gap.from_ns;
-            let whole = gap.until_ns - gap.from_ns;
-            let kept = (passed as f64 / whole as f64 * gap.shown_ns as f64) as i64;
-            shown -= passed - kept;
+            let passed = at_ns.min(gap.until_ns).saturating_sub(gap.from_ns);
+            let kept = (passed as f64 / gap.whole_ns() as f64 * gap.shown_ns as f64) as i64;
+            shown = shown.saturating_sub(passed.saturating_sub(kept));
         }
         (shown as f64 * 100.0 / self.shown_ns as f64).clamp(0.0, 100.0)
     }
@@ -138,25 +141,33 @@ impl Axis {
     fn elapsed_ns(&self, shown_ns: f64) -> i64 {
         let mut left_out = 0_i64;
         for gap in &self.gaps {
-            let from = (gap.from_ns - self.begun_ns - left_out) as f64;
+            let from = gap.from_ns.saturating_sub(self.begun_ns).saturating_sub(left_out) as f64;
             if shown_ns <= from {
                 break;
             }
             let part = ((shown_ns - from) / gap.shown_ns.max(1) as f64).min(1.0);
-            let hidden = (gap.until_ns - gap.from_ns - gap.shown_ns) as f64 * part;
-            left_out += hidden as i64;
+            let hidden = gap.whole_ns().saturating_sub(gap.shown_ns) as f64 * part;
+            left_out = left_out.saturating_add(hidden as i64);
             if part < 1.0 {
                 break;
             }
         }
-        shown_ns as i64 + left_out
+        (shown_ns as i64).saturating_add(left_out)
     }
 }
 
 impl Gap {
-    fn is_shortened(&self) -> bool {
-        self.shown_ns < self.until_ns - self.from_ns
+    fn whole_ns(&self) -> i64 {
+        self.until_ns.saturating_sub(self.from_ns)
     }
+
+    fn is_shortened(&self) -> bool {
+        self.shown_ns < self.whole_ns()
+    }
+}
+
+fn shown(gaps: &[Gap]) -> i64 {
+    gaps.iter().fold(0, |sum, gap| sum.saturating_add(gap.shown_ns))
 }
 
 fn percent(value: f64) -> String {
@@ -207,6 +218,19 @@ mod tests {
         };
         assert_eq!(labels(true), ["0 s", "100 ms", "30.1 s", "1 min 00 s", "1 min 00 s"]);
         assert_eq!(labels(false), ["0 s", "15.0 s", "30.1 s", "45.1 s", "1 min 00 s"]);
+    }
+
+    #[test]
+    fn clocks_that_are_centuries_apart_can_be_drawn() {
+        let calls = [(i64::MIN, 5), (i64::MAX - 10, i64::MAX)];
+
+        for shorten in [true, false] {
+            let axis = Axis::new(&calls, shorten);
+
+            assert_eq!(axis.lasted_ns(), i64::MAX);
+            assert_eq!((axis.ticks().len(), places(&calls, shorten).len()), (5, 2));
+            assert!(axis.breaks().len() <= 1);
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Lists as files.
 
+use http::StatusCode;
 use serde_json::Value;
-use ultra_store::{Status, Trace};
+use ultra_store::{FieldValue, Status, Trace};
 
-use super::super::testing::{Site, event, trace};
+use super::super::testing::{Plan, Site, WORKSPACE, event, trace};
 
 #[tokio::test]
 async fn a_list_is_to_be_had_as_csv() {
@@ -59,6 +60,62 @@ async fn a_file_has_all_pages_of_the_list() {
     assert_eq!(array[0]["gateway"]["owner"], "Ann");
     assert_eq!(serde_json::from_str::<Vec<Value>>(&none).unwrap(), Vec::<Value>::new());
     assert_eq!(events.lines().count(), 5);
+}
+
+#[tokio::test]
+async fn files_say_which_trace_it_is_and_have_details_as_an_object() {
+    let mut denied = event(1, "read");
+    denied.details = vec![("rule".to_owned(), FieldValue::Text("no writes".to_owned()))];
+    let site = Site::with(vec![trace(1, "read")], vec![denied]);
+
+    let calls: Value = serde_json::from_str(&site.page("export/traces.json").await.ok()).unwrap();
+    let events: Value = serde_json::from_str(&site.page("export/audit.json").await.ok()).unwrap();
+    let table = site.page("export/traces.csv").await.ok();
+
+    let id = "00000000000000000000000000002001";
+    assert_eq!(calls[0]["trace_id"], id);
+    assert!(table.contains(&format!("\"session-1\",\"{id}\"")), "{table}");
+    assert_eq!(events[0]["details"]["rule"], "no writes");
+    assert_eq!(events[0]["outcome"], "success");
+}
+
+#[tokio::test]
+async fn servers_are_to_be_had_as_files() {
+    let traces = vec![trace(1, "read"), Trace { upstream: Some("git".into()), ..trace(2, "log") }];
+    let site = Site::with(traces, Vec::new());
+
+    let csv = site.page("export/servers.csv?search=GI").await.ok();
+    let json = site.page("export/servers.json?sort=name&order=desc").await.ok();
+
+    assert!(csv.contains("\r\n\"git\",\"stdio\",\"1\",\"0\",\"1\",\"12.000\""), "{csv}");
+    assert!(!csv.contains("files"), "{csv}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json[0]["upstream"], &json[1]["upstream"]), (&"git".into(), &"files".into()));
+}
+
+#[tokio::test]
+async fn whoever_does_not_read_a_file_keeps_nobody_else_waiting() {
+    let mut site = Site::with(vec![trace(1, "read")], Vec::new());
+    let file = format!("/w/{WORKSPACE}/export/traces.csv");
+
+    let mut unread = Vec::new();
+    for _ in 0..2 {
+        unread.push(site.unread(&file, &[]).await);
+    }
+    let third = site.page("export/traces.csv").await;
+    unread.clear();
+    let after = site.page("export/traces.csv").await;
+
+    assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(third.headers["retry-after"], "30");
+    assert_eq!(after.status, StatusCode::OK);
+    let mut plan = Plan::default();
+    plan.viewing.account = None;
+    site.instead(plan);
+    for _ in 0..3 {
+        unread.push(site.unread(&file, &[]).await);
+        assert_eq!(unread.last().unwrap().status(), StatusCode::OK, "one's own machine");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::super::testing::{Plan, WORKSPACE, gateway, trace};
 use super::dom::{elements, link, names};
 use crate::access::Role;
-use crate::fleet::{Facets, State};
+use crate::fleet::{Facets, Link, State};
 use crate::wire::{ClientReport, UpstreamReport};
 
 fn fleet() -> Plan {
@@ -133,10 +133,58 @@ async fn a_gateway_is_shown_with_what_it_reported_and_what_not() {
     assert_eq!(fact("Drift events"), "not reported");
     assert_eq!(fact("Waiting to be sent"), "3 records");
     let rows: Vec<_> = all.iter().filter(|of| of.name == "tr").map(|of| of.text.as_str()).collect();
+    assert_eq!(fact("Type"), "Personal");
+    assert_eq!(fact("Architecture"), "x86-64");
     assert!(rows.iter().any(|row| row.starts_with("claudeyes1.22")), "{rows:?}");
     assert!(rows.contains(&"idle-editornot reportednot reported0not reported"), "{rows:?}");
     assert!(rows.contains(&"filesit ended with code 1Waitingnot reportedstdio4"), "{rows:?}");
     assert_eq!(names(&html).len(), 4, "the list stays");
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_not_linked_any_more_is_found_and_said_to_be_so() {
+    let mut plan = fleet();
+    for (number, link) in [(1, Link::Unlinked), (2, Link::Archived)] {
+        let line = &mut plan.gateways[number].line;
+        line.link = link;
+        line.ended_ms = Some(1_785_000_000_000);
+    }
+    let site = plan.build();
+
+    let cases = [
+        ("", vec!["fresh", "laptop"]),
+        ("link=linked", vec!["fresh", "laptop"]),
+        ("link=unlinked", vec!["build-1"]),
+        ("link=archived", vec!["build-2"]),
+    ];
+    for (query, expected) in cases {
+        assert_eq!(names(&site.page(&format!("gateways?{query}")).await.ok()), expected, "{query}");
+    }
+    let unlinked = site.page("gateways?panel=gw_0000000000002").await.ok();
+    let archived = site.page("gateways?panel=gw_0000000000003").await.ok();
+    assert_eq!(names(&unlinked), ["fresh", "laptop"], "the list stays");
+    assert!(unlinked.contains("Not linked any more</span> <span class=\"muted\">since 2026-07-25"));
+    assert!(!unlinked.contains("/unlink\""), "it is");
+    assert!(unlinked.contains("gw_0000000000002/archive\""));
+    assert!(archived.contains("Archived</span>"));
+    assert!(!archived.contains("/archive\""), "it is");
+}
+
+#[tokio::test]
+async fn on_ones_own_machine_there_are_no_owners_and_workspaces() {
+    let mut plan = fleet();
+    plan.viewing.account = None;
+    let site = plan.build();
+    site.record(vec![trace(1, "read")], Vec::new());
+
+    let gateways = site.page("gateways").await.ok();
+    let server = site.page("server?name=files").await.ok();
+
+    for column in [">Owner<", ">Workspace<", ">Link<"] {
+        assert!(!gateways.contains(column), "{column}");
+    }
+    assert!(link(&server, "Tools").is_some() && link(&server, "Requests").is_some());
+    assert!(!server.contains("tab=gateways") && !server.contains("tab=users"), "{server}");
 }
 
 #[tokio::test]

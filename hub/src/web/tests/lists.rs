@@ -115,6 +115,63 @@ async fn chips_say_what_is_set_and_take_it_away() {
 }
 
 #[tokio::test]
+async fn clearing_takes_away_filters_that_links_set_and_leaves_the_order() {
+    let site = Plan::default().build();
+
+    let traces = site.page("traces?session=session-1&trace=0123&status=error").await.ok();
+    let gateways = site.page("gateways?sort=version&order=desc&state=idle&type=x").await.ok();
+
+    assert!(link(&traces, "Clear all").unwrap().ends_with("/traces"));
+    assert!(link(&gateways, "Clear all").unwrap().ends_with("/gateways?sort=version&order=desc"));
+    assert!(traces.contains("<input type=\"hidden\" name=\"session\" value=\"session-1\">"));
+}
+
+#[tokio::test]
+async fn what_was_typed_around_a_search_is_taken_away_with_it() {
+    let site = Plan::default().build();
+
+    let html = site.page("gateways?search=%20lap%20&os=linux").await.ok();
+
+    let mut chips = elements(&html).into_iter().filter(|of| {
+        of.get("aria-label").is_some_and(|label| label == "Remove the filter Search: lap")
+    });
+    assert!(chips.next().unwrap().get("href").unwrap().ends_with("/gateways?os=linux"));
+}
+
+#[tokio::test]
+async fn a_time_with_a_zone_stays_in_the_form() {
+    let site = Plan::default().build();
+
+    let html = site.page("traces?since=2026-11-20T10:30:00%2B02:00").await.ok();
+
+    let fields: Vec<_> = elements(&html)
+        .into_iter()
+        .filter(|of| of.get("name") == Some("since"))
+        .map(|of| of.get("value").unwrap().to_owned())
+        .collect();
+    assert_eq!(fields, ["2026-11-20T08:30"]);
+}
+
+#[tokio::test]
+async fn a_name_that_no_address_can_have_is_shown_without_a_link() {
+    let long = "x".repeat(3_000);
+    let traces =
+        vec![Trace { upstream: Some((&*long).into()), ..trace(1, &long) }, trace(2, "read")];
+    let site = Site::with(traces, Vec::new());
+
+    for page in ["servers", "traces", "server?name=files"] {
+        let html = site.page(page).await.ok();
+
+        for of in elements(&html) {
+            let bytes = of.get("href").map_or(0, str::len);
+            assert!(bytes < 2_500, "{page}: {bytes}");
+        }
+    }
+    let opened = site.page(&format!("traces?panel={}", trace(1, "").id)).await.ok();
+    assert!(!opened.contains("server?name=x"), "{opened}");
+}
+
+#[tokio::test]
 async fn leafing_meets_every_row_once() {
     let traces = (0..120).map(|number| trace(500 - number, &format!("tool-{number}"))).collect();
     let site = Site::with(traces, Vec::new());
@@ -180,7 +237,7 @@ async fn what_is_not_there_is_not_found() {
         format!("traces/{id}/json"),
         format!("audit/{id}"),
         "gateways?panel=gw_0000000000009".to_owned(),
-        "server?name=nobody".to_owned(),
+        "nothing/here".to_owned(),
         "session?gateway=gw_0000000000001&session=none".to_owned(),
         "session?gateway=gw_0000000000009&session=session-1".to_owned(),
         "export/traces.xml".to_owned(),
@@ -192,6 +249,10 @@ async fn what_is_not_there_is_not_found() {
     }
     let elsewhere = site.get("/w/ws_0000000000009/traces", &[]).await;
     assert_eq!(elsewhere.status, StatusCode::NOT_FOUND);
+    let page = site.get("/nothing", &[]).await;
+    assert!(page.body.contains("There is no such page.</p>"), "{}", page.body);
+    let route = site.get("/api/v2/traces", &[]).await;
+    assert_eq!(route.headers["content-type"], "application/json");
 }
 
 #[tokio::test]
@@ -261,6 +322,34 @@ async fn a_server_is_shown_by_tools_gateways_and_requests() {
     assert!(tools.contains("80 %"), "{tools}");
     assert_eq!(names(&gateways), ["laptop"]);
     assert_eq!(names(&requests), ["read", "write", "file:///a", "find", "old"]);
+}
+
+#[tokio::test]
+async fn servers_are_searched_and_ordered() {
+    let site = Site::with(mixed(), Vec::new());
+
+    let cases: [(&str, &[&str]); 6] = [
+        ("", &["files", "git"]),
+        ("search=GIT", &["git"]),
+        ("search=nothing", &[]),
+        ("sort=requests", &["git", "files"]),
+        ("sort=success&order=desc", &["git", "files"]),
+        ("sort=name&order=desc", &["git", "files"]),
+    ];
+    for (query, expected) in cases {
+        assert_eq!(names(&site.page(&format!("servers?{query}")).await.ok()), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_calls_in_a_time_can_be_looked_at_in_another() {
+    let site = Site::with(vec![trace(100_000, "old")], Vec::new());
+
+    let day = site.page("server?name=files&range=24h").await.ok();
+
+    assert!(day.contains("It was not called in this time"), "{day}");
+    let week = site.get(&link(&day, "7 days").unwrap(), &[]).await.ok();
+    assert_eq!(names(&week), ["old"]);
 }
 
 #[tokio::test]
