@@ -151,7 +151,7 @@ pub struct LinkRequest {
     /// What the gateway's database has from before it was linked, and keeps to itself.
     #[serde(default)]
     pub before: Vec<StreamState>,
-    /// A UUID made by the gateway: the same request again is answered for the same gateway.
+    /// A UUID made by the gateway: whoever asks again with the same one gets the same gateway, with a new secret.
     #[serde(default)]
     pub request: Option<String>,
 }
