@@ -498,7 +498,8 @@ async fn a_config_that_cannot_be_changed_is_the_last_word_of_a_logout() {
     assert_eq!(before, format!("Logged out of {}\n", hub.url()));
     assert!(error.contains("cannot be changed safely"), "{said}");
     assert!(link.1.contains("not logged in"), "{}", link.1);
-    assert_eq!((hub.state().unlinked, hub.state().revoked.len()), (1, 1));
+    let state = hub.state();
+    assert_eq!((state.unlinked, state.revoked.len()), (1, 1));
 }
 
 #[tokio::test]
