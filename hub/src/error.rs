@@ -27,6 +27,9 @@ pub(crate) enum ApiError {
     /// There is no such thing, or it is none of the asker's business.
     #[error("no such {0}")]
     NotFound(&'static str),
+    /// There is something at this path, but nothing that is done in this way.
+    #[error("method not allowed")]
+    MethodNotAllowed,
     /// There is one already. The text says what.
     #[error("{0}")]
     Conflict(String),
@@ -45,6 +48,9 @@ pub(crate) enum ApiError {
     /// Our fault.
     #[error(transparent)]
     Database(#[from] DbError),
+    /// Our fault too: what answers the request panicked.
+    #[error("panicked: {message}")]
+    Panicked { message: String },
 }
 
 impl ApiError {
@@ -62,6 +68,10 @@ impl ApiError {
             Self::Forbidden(who) => (StatusCode::FORBIDDEN, "forbidden", format!("only {who} may")),
             Self::NotFound(what) => {
                 (StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
+            }
+            Self::MethodNotAllowed => {
+                let message = "this path takes other methods; `Allow` says which";
+                (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message.to_owned())
             }
             Self::Conflict(message) => (StatusCode::CONFLICT, "conflict", message.clone()),
             Self::GapsFirst(_) => {
@@ -85,7 +95,8 @@ impl ApiError {
             }
             Self::Database(
                 DbError::Refused { .. } | DbError::Column { .. } | DbError::TooNew { .. },
-            ) => {
+            )
+            | Self::Panicked { .. } => {
                 let message = "the Hub failed; its log says why";
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal", message.to_owned())
             }
@@ -104,10 +115,10 @@ impl ApiError {
 
     /// Writes to the log what must not be said to the asker.
     pub(crate) fn log(&self) {
-        if let Self::Database(error) = self
-            && !matches!(error, DbError::Exists)
+        if matches!(self, Self::Panicked { .. } | Self::Database(_))
+            && !matches!(self, Self::Database(DbError::Exists))
         {
-            tracing::error!(error = chain(error), "a request failed");
+            tracing::error!(error = chain(self), "a request failed");
         }
     }
 }
@@ -141,6 +152,11 @@ impl IntoResponse for ApiError {
         response.extensions_mut().insert(Word(error));
         if let Some(retry_s) = retry_s {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_s));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            // RFC 9110, section 15.5.2.
+            let bearer = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
         }
         response
     }

@@ -1,5 +1,7 @@
 //! Every route, grouped by who calls it.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,8 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{StatusCode, header};
+use futures_util::FutureExt;
+use http::{HeaderMap, StatusCode, header};
 use tokio::sync::Mutex;
 
 use crate::api::{self, Api};
@@ -54,6 +57,7 @@ pub(crate) fn hub(api: Api, web: Web, database: Arc<dyn Database>) -> Router {
         .merge(people::router(Arc::clone(&api.people)))
         .merge(fleet::router(api, web.gate.clone()))
         .merge(web::router(web))
+        .layer(from_fn(deadline))
         .layer(from_fn(web::headers))
         // For those who look after the Hub.
         .merge(
@@ -61,17 +65,35 @@ pub(crate) fn hub(api: Api, web: Web, database: Arc<dyn Database>) -> Router {
                 .route("/livez", get(async || "ok\n"))
                 .route("/readyz", get(ready))
                 .route("/metrics", get(figures))
-                .with_state(operations),
+                .with_state(operations)
+                .layer(from_fn(deadline)),
         )
-        .layer(from_fn(deadline))
         .layer(from_fn_with_state(metrics, count))
 }
 
+/// Answers in time, and whatever happens: of a panic its asker learns no more than of any other fault.
 async fn deadline(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(ANSWER_MAX, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => ApiError::Unavailable { retry_s: 10 }.into_response(),
-    }
+    let is_page = is_page(request.uri().path(), request.headers());
+    let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+    let error = match tokio::time::timeout(ANSWER_MAX, answer).await {
+        Ok(Ok(response)) => return response,
+        Ok(Err(panic)) => ApiError::Panicked { message: message(&*panic) },
+        Err(_) => ApiError::Unavailable { retry_s: 10 },
+    };
+    if is_page { web::failure(None, &error) } else { error.into_response() }
+}
+
+/// Whether somebody asks who reads pages.
+fn is_page(path: &str, headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    !path.starts_with("/api/") && accept.is_some_and(|accept| accept.contains("text/html"))
+}
+
+/// What somebody said who panicked.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("nothing was said").to_owned()
 }
 
 async fn ready(State(operations): State<Operations>) -> Response {
@@ -140,6 +162,9 @@ impl Gauges {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::{Body, to_bytes};
+    use tower_service::Service;
+
     use super::*;
     use crate::db::testing::TestDatabase;
     use crate::fleet::{SqlFleet, Uptime};
@@ -153,7 +178,7 @@ mod tests {
     async fn text(operations: &Operations) -> String {
         let response = figures(State(operations.clone())).await;
         assert_eq!(response.status(), StatusCode::OK);
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let bytes = to_bytes(response.into_body(), 1 << 20).await.unwrap();
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
@@ -174,6 +199,39 @@ mod tests {
             assert!(missing.contains("\nultra_hub_database_up 0\n"), "{missing}");
             assert!(missing.contains("\nultra_hub_records_total 0\n"), "{missing}");
             assert!(!missing.contains("ultra_hub_gateways"), "{missing}");
+        }
+    }
+
+    async fn answer(path: &str, accept: &str) -> (Response, String) {
+        let mut router = Router::new()
+            .route("/panics", get(async || -> &str { panic!("over {}", "there") }))
+            .route("/api/panics", get(async || -> &str { panic!("here") }))
+            .route("/never", get(std::future::pending::<&str>))
+            .route("/api/never", get(std::future::pending::<&str>))
+            .layer(from_fn(deadline));
+        let request = Request::builder().uri(path).header(header::ACCEPT, accept);
+        let answer = router.call(request.body(Body::empty()).unwrap()).await.unwrap();
+        let (head, body) = answer.into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        (Response::from_parts(head, Body::empty()), String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_panics_or_never_ends_is_answered_as_it_was_asked() {
+        for (path, status, word) in [("panics", 500, "internal"), ("never", 503, "unavailable")] {
+            for (path, accept, is_page) in [
+                (format!("/{path}"), "text/html,*/*", true),
+                (format!("/{path}"), "application/json", false),
+                (format!("/api/{path}"), "text/html", false),
+            ] {
+                let (head, body) = answer(&path, accept).await;
+
+                assert_eq!(head.status(), status, "{path} {accept}");
+                let problem = format!("{{\"error\":\"{word}\"");
+                assert_eq!(body.starts_with(&problem), !is_page, "{path} {accept} {body}");
+                assert_eq!(body.contains("<html"), is_page, "{path} {accept} {body}");
+                assert!(!body.contains("here"), "{path} {accept} {body}");
+            }
         }
     }
 }

@@ -108,25 +108,8 @@ impl Hub {
         let store = sql::Options { directory, ..sql::Options::default() };
         let events = SqlEvents::open(Arc::clone(&database), store, &tasks).await?;
         let events: Arc<dyn EventStore> = Arc::new(events);
-        let uptime = Arc::new(Uptime::begin(&*database).await?);
-        let fleet: Arc<dyn Fleet> = Arc::new(SqlFleet::new(Arc::clone(&database), uptime));
-        let presence = Arc::new(Presence::new(Arc::clone(&database)));
-        let links = Links::new(Arc::clone(&database), Arc::clone(&events));
-        let metrics = Arc::new(Metrics::default());
-        let api = Api {
-            people: Arc::clone(&people),
-            links,
-            presence: Arc::clone(&presence),
-            events: Arc::clone(&events),
-            fleet: Arc::clone(&fleet),
-            metrics,
-            room: Arc::new(Room::default()),
-        };
-        let web = Web {
-            gate: Arc::new(HubGate::new(Arc::clone(&people))),
-            records: Arc::clone(&events) as Arc<dyn Records>,
-            fleet,
-        };
+        let (api, web) = wire(&database, Arc::clone(&people), Arc::clone(&events)).await?;
+        let presence = Arc::clone(&api.presence);
         let router = router::hub(api, web, Arc::clone(&database));
         Ok(Self {
             server: Server { router, tls: tls.map(Arc::new), behind_proxy: options.behind_proxy },
@@ -185,6 +168,31 @@ impl Hub {
             tracing::warn!("the last heartbeats and records could not be written in time");
         }
     }
+}
+
+/// Puts together what answers requests.
+pub(crate) async fn wire(
+    database: &Arc<dyn Database>,
+    people: Arc<People>,
+    events: Arc<dyn EventStore>,
+) -> Result<(Api, Web), DbError> {
+    let uptime = Arc::new(Uptime::begin(&**database).await?);
+    let fleet: Arc<dyn Fleet> = Arc::new(SqlFleet::new(Arc::clone(database), uptime));
+    let web = Web {
+        gate: Arc::new(HubGate::new(Arc::clone(&people))),
+        records: Arc::clone(&events) as Arc<dyn Records>,
+        fleet: Arc::clone(&fleet),
+    };
+    let api = Api {
+        people,
+        links: Links::new(Arc::clone(database), Arc::clone(&events)),
+        presence: Arc::new(Presence::new(Arc::clone(database))),
+        events,
+        fleet,
+        metrics: Arc::new(Metrics::default()),
+        room: Arc::new(Room::default()),
+    };
+    Ok((api, web))
 }
 
 fn own_url(address: SocketAddr, tls: bool) -> Url {

@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
-use super::{Api, Device};
+use super::Api;
+use super::extract::{Device, Linker, Sent, Somebody};
 use crate::access::Ability;
 use crate::error::ApiError;
 use crate::fleet::{Party, described};
-use crate::secret::{Purpose, Secret, bearer};
 use crate::server::Peer;
 use crate::wire::{
     Heartbeat, HeartbeatReply, LinkRequest, Linked, Me, Person, Problem, Workspaces,
@@ -19,13 +19,12 @@ use crate::wire::{
 /// Lists the workspaces that the asker may link gateways to.
 #[utoipa::path(
     get, path = "/api/v1/workspaces", tag = "gateways", security(("person" = [])),
-    responses((status = 200, body = Workspaces), (status = 401, body = Problem)),
+    responses((status = 200, body = Workspaces)),
 )]
 pub(super) async fn workspaces(
     State(api): State<Api>,
-    headers: HeaderMap,
+    Somebody(account): Somebody,
 ) -> Result<Json<Workspaces>, ApiError> {
-    let account = api.people.bearer(&headers).await?;
     let entries = api.people.entries(account.id).await?;
     let workspaces = entries.iter().filter(|entry| entry.role.may(Ability::LinkGateway));
     Ok(Json(Workspaces {
@@ -39,32 +38,33 @@ pub(super) async fn workspaces(
     post, path = "/api/v1/gateways", tag = "gateways",
     security(("person" = []), ("deploy_key" = [])), request_body = LinkRequest,
     responses(
-        (status = 201, body = Linked), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 201, body = Linked),
+        (status = 403, description = "The asker may not link there", body = Problem),
+        (status = 404, description = "There is no such workspace", body = Problem),
+        (status = 409, description = "The workspace is full", body = Problem),
     ),
 )]
 pub(super) async fn link(
     State(api): State<Api>,
     axum::Extension(peer): axum::Extension<Peer>,
-    headers: HeaderMap,
-    Json(request): Json<LinkRequest>,
+    linker: Linker,
+    Sent(request): Sent<LinkRequest>,
 ) -> Result<(StatusCode, Json<Linked>), ApiError> {
-    let shown = bearer(&headers).ok_or(ApiError::Unauthorized)?;
-    let linked = if shown.starts_with(Purpose::DeployKey.prefix()) {
-        let secret = Secret::parse(Purpose::DeployKey, shown).ok_or(ApiError::Unauthorized)?;
-        let key = api.people.deploy_key(&secret).await?;
-        let other = |workspace: &String| *workspace != key.entry.workspace.to_string();
-        if request.workspace.as_ref().is_some_and(other) {
-            return Err(ApiError::Forbidden("keys of that workspace"));
+    let linked = match linker {
+        Linker::Key(key) => {
+            let other = |workspace: &String| *workspace != key.entry.workspace.to_string();
+            if request.workspace.as_ref().is_some_and(other) {
+                return Err(ApiError::Forbidden("keys of that workspace"));
+            }
+            api.links.link(Party::Key(&key), &key.entry, peer.address, request).await?
         }
-        api.links.link(Party::Key(&key), &key.entry, peer.address, request).await?
-    } else {
-        let account = api.people.bearer(&headers).await?;
-        let missing = || ApiError::Invalid("name a `workspace`".to_owned());
-        let workspace = request.workspace.as_deref().ok_or_else(missing)?;
-        let workspace = workspace.parse().map_err(|_| ApiError::NotFound("workspace"))?;
-        let entry = api.people.entry(account.id, workspace, Ability::LinkGateway).await?;
-        api.links.link(Party::Person(&account), &entry, peer.address, request).await?
+        Linker::Person(account) => {
+            let missing = || ApiError::Invalid("name a `workspace`".to_owned());
+            let workspace = request.workspace.as_deref().ok_or_else(missing)?;
+            let workspace = workspace.parse().map_err(|_| ApiError::NotFound("workspace"))?;
+            let entry = api.people.entry(account.id, workspace, Ability::LinkGateway).await?;
+            api.links.link(Party::Person(&account), &entry, peer.address, request).await?
+        }
     };
     Ok((StatusCode::CREATED, Json(linked)))
 }
@@ -72,19 +72,20 @@ pub(super) async fn link(
 /// Says where the gateway is, and what the Hub has of it.
 #[utoipa::path(
     get, path = "/api/v1/gateways/self", tag = "gateways", security(("gateway" = [])),
-    responses((status = 200, body = Me), (status = 401, body = Problem)),
+    responses((status = 200, body = Me)),
 )]
 pub(super) async fn me(
     State(api): State<Api>,
     Device(known): Device,
 ) -> Result<Json<Me>, ApiError> {
+    api.room.selves.check(known.origin.gateway.number())?;
     api.links.me(&known).await.map(Json)
 }
 
 /// Unlinks the gateway. Its records stay.
 #[utoipa::path(
     delete, path = "/api/v1/gateways/self", tag = "gateways", security(("gateway" = [])),
-    responses((status = 204), (status = 401, body = Problem)),
+    responses((status = 204)),
 )]
 pub(super) async fn unlink(
     State(api): State<Api>,
@@ -100,15 +101,12 @@ pub(super) async fn unlink(
 #[utoipa::path(
     post, path = "/api/v1/heartbeat", tag = "gateways", security(("gateway" = [])),
     request_body = Heartbeat,
-    responses(
-        (status = 200, body = HeartbeatReply), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 429, body = Problem),
-    ),
+    responses((status = 200, body = HeartbeatReply)),
 )]
 pub(super) async fn heartbeat(
     State(api): State<Api>,
     Device(known): Device,
-    Json(heartbeat): Json<Heartbeat>,
+    Sent(heartbeat): Sent<Heartbeat>,
 ) -> Result<Json<HeartbeatReply>, ApiError> {
     let gateway = known.origin.gateway;
     let database = heartbeat.database.clone();

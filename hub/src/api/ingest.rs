@@ -13,8 +13,9 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use zstd::stream::raw::{DParameter, Decoder, Operation};
 
+use super::Api;
+use super::extract::Device;
 use super::room::{Held, RETRY_S, Room};
-use super::{Api, Device};
 use crate::clock::now_ms;
 use crate::error::ApiError;
 use crate::events::{AppendError, Batch};
@@ -42,10 +43,8 @@ const WINDOW_LOG_MAX: u32 = 24;
         content = String,
     ),
     responses(
-        (status = 200, body = Acknowledgement), (status = 400, body = Problem),
-        (status = 401, body = Problem), (status = 409, body = Problem),
-        (status = 413, body = Problem), (status = 429, body = Problem),
-        (status = 503, body = Problem),
+        (status = 200, body = Acknowledgement),
+        (status = 409, description = "Too many gaps", body = Problem),
     ),
 )]
 pub(super) async fn records(
@@ -55,7 +54,7 @@ pub(super) async fn records(
     body: Body,
 ) -> Result<Json<Acknowledgement>, ApiError> {
     let origin = known.origin;
-    api.room.check(origin.gateway)?;
+    api.room.batches.check(origin.gateway.number())?;
     let arrived = receive(&api.room, &headers, body).await?;
     let head = head(&arrived.bytes)?;
     let (count, lines) = (head.count, arrived.bytes.slice(line_end(&arrived.bytes)..));

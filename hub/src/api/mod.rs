@@ -2,6 +2,8 @@
 //!
 //! No SQL, and no status but success: what goes wrong is an [`ApiError`].
 
+mod description;
+mod extract;
 mod gateways;
 mod ingest;
 mod records;
@@ -9,22 +11,19 @@ mod room;
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path};
+use axum::extract::DefaultBodyLimit;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use http::request::Parts;
 use utoipa::OpenApi;
 
 pub(crate) use room::Room;
 
-use crate::access::Ability;
 use crate::error::ApiError;
 use crate::events::EventStore;
-use crate::fleet::{Fleet, Known, Links, Presence};
+use crate::fleet::{Fleet, Links, Presence};
 use crate::people::People;
-use crate::secret::{Purpose, Secret, bearer};
 use crate::server::Metrics;
-use crate::wire;
+use description::Description;
 
 /// Bodies other than batches.
 const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -41,56 +40,6 @@ pub(crate) struct Api {
     pub(crate) room: Arc<Room>,
 }
 
-/// The description of the API, from which it is tested.
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "Ultra Hub",
-        description = "What gateways and programs say to the Hub. Errors are a `Problem` each: one word that \
-                       does not change, and a text for people.",
-    ),
-    paths(
-        gateways::workspaces,
-        gateways::link,
-        gateways::me,
-        gateways::unlink,
-        gateways::heartbeat,
-        ingest::records,
-        records::gateways,
-        records::gateway,
-        records::streams,
-        records::traces,
-        records::trace,
-        records::audit_events,
-        records::servers,
-        records::server,
-    ),
-    components(schemas(wire::BatchHead, wire::Problem)),
-    modifiers(&Bearer),
-)]
-pub(crate) struct Description;
-
-/// Every request shows a token.
-struct Bearer;
-
-impl utoipa::Modify for Bearer {
-    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
-        use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-
-        let components = api.components.get_or_insert_default();
-        let schemes = [
-            ("person", "An access token of `ultra login`, `uha_…`."),
-            ("gateway", "A gateway's own secret, `ugw_…`."),
-            ("deploy_key", "A deploy key, `dk_…`."),
-        ];
-        for (name, description) in schemes {
-            let mut scheme = Http::new(HttpAuthScheme::Bearer);
-            scheme.description = Some(description.to_owned());
-            components.add_security_scheme(name, SecurityScheme::Http(scheme));
-        }
-    }
-}
-
 /// Returns the routes.
 pub(crate) fn router(api: Api) -> Router {
     let v1 = Router::new()
@@ -104,43 +53,19 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/workspaces/{workspace}/traces", get(records::traces))
         .route("/workspaces/{workspace}/traces/{trace}", get(records::trace))
         .route("/workspaces/{workspace}/audit", get(records::audit_events))
+        .route("/workspaces/{workspace}/audit/{event}", get(records::audit_event))
         .route("/workspaces/{workspace}/servers", get(records::servers))
         .route("/workspaces/{workspace}/servers/{server}", get(records::server))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .route("/records", post(ingest::records))
-        .fallback(async || ApiError::NotFound("route; see /api/openapi.json"))
         .with_state(api);
-    Router::new()
-        .nest("/api/v1", v1)
-        .route("/api/openapi.json", get(async || Json(Description::openapi())))
+    let api = Router::new()
+        .nest("/v1", v1)
+        .route("/openapi.json", get(async || Json(Description::openapi())))
+        .fallback(async || ApiError::NotFound("route; see /api/openapi.json"))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed);
+    Router::new().nest("/api", api)
 }
 
-/// A gateway that showed its secret.
-pub(crate) struct Device(pub(crate) Known);
-
-impl FromRequestParts<Api> for Device {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let token = bearer(&parts.headers).ok_or(ApiError::Unauthorized)?;
-        let secret = Secret::parse(Purpose::Gateway, token).ok_or(ApiError::Unauthorized)?;
-        api.links.known(&secret).await.map(Self)
-    }
-}
-
-/// Somebody with a token, in the workspace of the path, who may see its records.
-pub(crate) struct Reader(pub(crate) crate::access::Entry);
-
-impl FromRequestParts<Api> for Reader {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let account = api.people.bearer(&parts.headers).await?;
-        let path =
-            Path::<std::collections::HashMap<String, String>>::from_request_parts(parts, api);
-        let path = path.await.map_err(|_| ApiError::NotFound("workspace"))?;
-        let workspace = path.get("workspace").and_then(|id| id.parse().ok());
-        let workspace = workspace.ok_or(ApiError::NotFound("workspace"))?;
-        api.people.entry(account.id, workspace, Ability::SeeRecords).await.map(Self)
-    }
-}
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,22 +1,22 @@
 //! What people's programs read: gateways, traces, audit events, servers.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use ultra_store::{AuditOutcome, Severity, Status};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Api, Reader};
+use super::Api;
+use super::extract::{Asked, Reader};
 use crate::error::ApiError;
 use crate::events::{
     AuditLine, AuditQuery, Cursor, Gaps, ServerDetail, ServerUse, TraceDetail, TraceLine,
     TraceQuery,
 };
 use crate::fleet::{
-    Counts, GatewayDetail, GatewayKey, GatewayLine, GatewayQuery, Sort, State as Presence,
+    Counts, GatewayDetail, GatewayKey, GatewayLine, GatewayQuery, Link, Sort, State as Presence,
 };
-use crate::wire::Problem;
 
 /// Rows of a page, unless the asker wants less.
 const ROWS_MAX: u32 = 500;
@@ -50,8 +50,20 @@ pub(crate) struct Gateways {
 #[serde(default)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct GatewayParameters {
+    /// `linked`, unless said otherwise; `unlinked`, `archived`.
+    link: Option<String>,
     /// `online`, `idle`, `offline`, `pending`; several with commas.
     state: Option<String>,
+    /// Version of Ultra; several with commas, here and in the following ones.
+    version: Option<String>,
+    /// `linux`, `macos`, `windows`.
+    os: Option<String>,
+    /// `personal`, `team`, `ci`, `container`, `server`.
+    r#type: Option<String>,
+    /// `local`, `dev`, `prod`, or what gateways' configs say.
+    environment: Option<String>,
+    /// Whose they are: one `usr_…`.
+    owner: Option<String>,
     /// Part of the name, the host name, the owner's name or address.
     search: Option<String>,
     /// `name`, `last_seen`, `workspace`, `version`, `state`.
@@ -87,6 +99,8 @@ pub(crate) struct RecordParameters {
     gateway: Option<String>,
     /// MCP session.
     session: Option<String>,
+    /// Of traces: W3C trace id, or the id of a record, in hex.
+    trace: Option<String>,
     /// At or after.
     since: Option<String>,
     /// Before.
@@ -101,16 +115,14 @@ pub(crate) struct RecordParameters {
 #[utoipa::path(
     get, path = "/api/v1/workspaces/{workspace}/gateways", tag = "records",
     security(("person" = [])), params(("workspace" = String, Path), GatewayParameters),
-    responses((status = 200, body = Gateways), (status = 401, body = Problem), (status = 404, body = Problem)),
+    responses((status = 200, body = Gateways)),
 )]
 pub(super) async fn gateways(
     State(api): State<Api>,
     Reader(entry): Reader,
-    Query(asked): Query<GatewayParameters>,
+    Asked(asked): Asked<GatewayParameters>,
 ) -> Result<Json<Gateways>, ApiError> {
-    let states = asked.state.as_deref().unwrap_or_default().split(',');
-    let states = states.filter(|state| !state.is_empty());
-    let state = |text| Presence::parse(text).ok_or_else(|| invalid("state", text));
+    let state = |text: String| Presence::parse(&text).ok_or_else(|| invalid("state", &text));
     let sort = match asked.sort.as_deref() {
         None | Some("name") => Sort::Name,
         Some("last_seen") => Sort::LastSeen,
@@ -119,8 +131,16 @@ pub(super) async fn gateways(
         Some("state") => Sort::State,
         Some(other) => return Err(invalid("sort", other)),
     };
+    let link = asked.link.as_deref();
+    let link = link.map(|text| Link::parse(text).ok_or_else(|| invalid("link", text)));
     let query = GatewayQuery {
-        states: states.map(state).collect::<Result<_, _>>()?,
+        link: link.transpose()?.unwrap_or_default(),
+        states: several(asked.state).into_iter().map(state).collect::<Result<_, _>>()?,
+        versions: several(asked.version),
+        systems: several(asked.os),
+        kinds: several(asked.r#type),
+        environments: several(asked.environment),
+        owner: id("owner", asked.owner.as_deref())?,
         search: asked.search,
         sort,
         descending: asked.descending,
@@ -128,7 +148,6 @@ pub(super) async fn gateways(
             ApiError::Invalid("`after` is not the `next` of a page of gateways".to_owned())
         })?,
         limit: rows(asked.limit),
-        ..GatewayQuery::default()
     };
     let page = api.fleet.gateways(&[entry.workspace], &query).await?;
     let counts = api.fleet.counts(&[entry.workspace], &query).await?;
@@ -139,7 +158,7 @@ pub(super) async fn gateways(
 #[utoipa::path(
     get, path = "/api/v1/workspaces/{workspace}/gateways/{gateway}", tag = "records",
     security(("person" = [])), params(("workspace" = String, Path), ("gateway" = String, Path)),
-    responses((status = 200, body = GatewayDetail), (status = 401, body = Problem), (status = 404, body = Problem)),
+    responses((status = 200, body = GatewayDetail)),
 )]
 pub(super) async fn gateway(
     State(api): State<Api>,
@@ -156,7 +175,7 @@ pub(super) async fn gateway(
 #[utoipa::path(
     get, path = "/api/v1/workspaces/{workspace}/gateways/{gateway}/streams", tag = "records",
     security(("person" = [])), params(("workspace" = String, Path), ("gateway" = String, Path)),
-    responses((status = 200, body = Vec<Gaps>), (status = 401, body = Problem), (status = 404, body = Problem)),
+    responses((status = 200, body = Vec<Gaps>)),
 )]
 pub(super) async fn streams(
     State(api): State<Api>,
@@ -173,12 +192,12 @@ pub(super) async fn streams(
 #[utoipa::path(
     get, path = "/api/v1/workspaces/{workspace}/traces", tag = "records",
     security(("person" = [])), params(("workspace" = String, Path), RecordParameters),
-    responses((status = 200, body = List<TraceLine>), (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem)),
+    responses((status = 200, body = List<TraceLine>)),
 )]
 pub(super) async fn traces(
     State(api): State<Api>,
     Reader(entry): Reader,
-    Query(asked): Query<RecordParameters>,
+    Asked(asked): Asked<RecordParameters>,
 ) -> Result<Json<List<TraceLine>>, ApiError> {
     let status = asked.status.as_deref().map(|text| word::<Status>("status", text)).transpose()?;
     let query = TraceQuery {
@@ -194,7 +213,7 @@ pub(super) async fn traces(
         name: asked.name,
         client: asked.client,
         session: asked.session,
-        id: None,
+        id: asked.trace,
     };
     let page = api.events.traces(entry.workspace, &query).await?;
     Ok(Json(List { rows: page.rows, next: page.next.map(|next| next.to_string()) }))
@@ -204,7 +223,7 @@ pub(super) async fn traces(
 #[utoipa::path(
     get, path = "/api/v1/workspaces/{workspace}/traces/{trace}", tag = "records",
     security(("person" = [])), params(("workspace" = String, Path), ("trace" = String, Path)),
-    responses((status = 200, body = TraceDetail), (status = 401, body = Problem), (status = 404, body = Problem)),
+    responses((status = 200, body = TraceDetail)),
 )]
 pub(super) async fn trace(
     State(api): State<Api>,
@@ -221,12 +240,12 @@ pub(super) async fn trace(
 #[utoipa::path(
     get, path = "/api/v1/workspaces/{workspace}/audit", tag = "records",
     security(("person" = [])), params(("workspace" = String, Path), RecordParameters),
-    responses((status = 200, body = List<AuditLine>), (status = 400, body = Problem), (status = 401, body = Problem), (status = 404, body = Problem)),
+    responses((status = 200, body = List<AuditLine>)),
 )]
 pub(super) async fn audit_events(
     State(api): State<Api>,
     Reader(entry): Reader,
-    Query(asked): Query<RecordParameters>,
+    Asked(asked): Asked<RecordParameters>,
 ) -> Result<Json<List<AuditLine>>, ApiError> {
     let outcome = asked.status.as_deref().map(|text| word::<AuditOutcome>("status", text));
     let severity = asked.severity.as_deref().map(|text| word::<Severity>("severity", text));
@@ -249,11 +268,28 @@ pub(super) async fn audit_events(
     Ok(Json(List { rows: page.rows, next: page.next.map(|next| next.to_string()) }))
 }
 
+/// Shows one audit event.
+#[utoipa::path(
+    get, path = "/api/v1/workspaces/{workspace}/audit/{event}", tag = "records",
+    security(("person" = [])), params(("workspace" = String, Path), ("event" = String, Path)),
+    responses((status = 200, body = AuditLine)),
+)]
+pub(super) async fn audit_event(
+    State(api): State<Api>,
+    Reader(entry): Reader,
+    Path((_, event)): Path<(String, String)>,
+) -> Result<Json<AuditLine>, ApiError> {
+    let missing = ApiError::NotFound("audit event");
+    let Ok(event) = event.parse() else { return Err(missing) };
+    let found = api.events.audit_event(entry.workspace, event).await?;
+    found.map(Json).ok_or(missing)
+}
+
 /// Lists the servers that were used in the last 30 days.
 #[utoipa::path(
     get, path = "/api/v1/workspaces/{workspace}/servers", tag = "records",
     security(("person" = [])), params(("workspace" = String, Path)),
-    responses((status = 200, body = Vec<ServerUse>), (status = 401, body = Problem), (status = 404, body = Problem)),
+    responses((status = 200, body = Vec<ServerUse>)),
 )]
 pub(super) async fn servers(
     State(api): State<Api>,
@@ -266,7 +302,7 @@ pub(super) async fn servers(
 #[utoipa::path(
     get, path = "/api/v1/workspaces/{workspace}/servers/{server}", tag = "records",
     security(("person" = [])), params(("workspace" = String, Path), ("server" = String, Path)),
-    responses((status = 200, body = ServerDetail), (status = 401, body = Problem), (status = 404, body = Problem)),
+    responses((status = 200, body = ServerDetail)),
 )]
 pub(super) async fn server(
     State(api): State<Api>,
@@ -283,6 +319,12 @@ fn since() -> i64 {
 
 fn rows(limit: Option<u32>) -> u32 {
     limit.unwrap_or(ROWS).clamp(1, ROWS_MAX)
+}
+
+/// Reads values with commas between them.
+fn several(text: Option<String>) -> Vec<String> {
+    let values = text.as_deref().unwrap_or_default().split(',').map(str::trim);
+    values.filter(|value| !value.is_empty()).map(str::to_owned).collect()
 }
 
 fn invalid(parameter: &str, text: &str) -> ApiError {

@@ -1,4 +1,4 @@
-//! How often a gateway may send records, and what all of them may hold in memory while they arrive.
+//! How often each asker may ask, and what all batches may hold in memory while they arrive.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -8,17 +8,27 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
-use crate::id::GatewayId;
 
-/// Batches of one gateway in a second, over some time. Of full ones that is more than a Hub takes of all; it
-/// bounds those who send many small ones.
-const BATCHES_PER_S: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+/// Batches of one gateway in a second, over some time, and at once after a pause. Of full ones that is more
+/// than a Hub takes of all; it bounds those who send many small ones.
+const BATCHES: Quota = Quota::per_second(number(50)).allow_burst(number(200));
 
-/// At once, after a pause.
-const BATCHES_BURST: NonZeroU32 = NonZeroU32::new(200).expect("not zero");
+/// Gateways that one person or deploy key links in a minute, and at once. A key that went out to thousands
+/// of machines lets them in one after the other: those that are refused come again.
+const LINKS: Quota = Quota::per_minute(number(60)).allow_burst(number(120));
 
-/// Gateways remembered before those that are quiet are forgotten.
+/// Pages of lists that the programs of one person read in a second, and at once.
+const READS: Quota = Quota::per_second(number(20)).allow_burst(number(400));
+
+/// Times that one gateway asks where it is. Each of its processes does so when it starts.
+const SELVES: Quota = Quota::per_minute(number(120)).allow_burst(number(120));
+
+/// Askers remembered before those that are quiet are forgotten.
 const REMEMBERED: usize = 50_000;
+
+const fn number(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).expect("not zero")
+}
 
 /// What all batches that arrive or wait to be stored hold, in units of [`UNIT_BYTES`]: 256 MiB.
 const UNITS: usize = 4096;
@@ -27,12 +37,19 @@ const UNIT_BYTES: usize = 64 * 1024;
 /// Whoever finds no room comes again after this many seconds.
 pub(super) const RETRY_S: u64 = 5;
 
-/// How often each gateway may send, and how much at once.
+/// How often each asker may ask, and how much all may send at once.
 #[derive(Debug)]
 pub(crate) struct Room {
-    often: DefaultKeyedRateLimiter<i64>,
+    pub(super) batches: Often,
+    pub(super) links: Often,
+    pub(super) reads: Often,
+    pub(super) selves: Often,
     memory: Arc<Semaphore>,
 }
+
+/// How often each of many askers may ask.
+#[derive(Debug)]
+pub(super) struct Often(DefaultKeyedRateLimiter<i64>);
 
 /// A part of the memory.
 #[derive(Debug)]
@@ -43,23 +60,31 @@ pub(super) struct Held {
 
 impl Default for Room {
     fn default() -> Self {
-        let quota = Quota::per_second(BATCHES_PER_S).allow_burst(BATCHES_BURST);
-        Self { often: RateLimiter::keyed(quota), memory: Arc::new(Semaphore::new(UNITS)) }
+        let often = |quota| Often(RateLimiter::keyed(quota));
+        Self {
+            batches: often(BATCHES),
+            links: often(LINKS),
+            reads: often(READS),
+            selves: often(SELVES),
+            memory: Arc::new(Semaphore::new(UNITS)),
+        }
     }
 }
 
-impl Room {
-    /// Counts a batch, or says when to come again.
-    pub(super) fn check(&self, gateway: GatewayId) -> Result<(), ApiError> {
-        if self.often.len() > REMEMBERED {
-            self.often.retain_recent();
+impl Often {
+    /// Counts a request of the asker with this id, or says when to come again.
+    pub(super) fn check(&self, asker: i64) -> Result<(), ApiError> {
+        if self.0.len() > REMEMBERED {
+            self.0.retain_recent();
         }
-        self.often.check_key(&gateway.number()).map_err(|not_until| {
+        self.0.check_key(&asker).map_err(|not_until| {
             let wait = not_until.wait_time_from(DefaultClock::default().now());
             ApiError::RateLimited { retry_s: wait.as_secs() + 1 }
         })
     }
+}
 
+impl Room {
     /// Returns nothing of the memory, which can grow.
     pub(super) fn hold(&self) -> Held {
         Held { memory: Arc::clone(&self.memory), permit: None }
@@ -92,7 +117,7 @@ mod tests {
     #[test]
     fn a_gateway_may_send_so_often_and_another_one_too() {
         let room = Room::default();
-        let check = |gateway| room.check(GatewayId::from_number(gateway));
+        let check = |gateway| room.batches.check(gateway);
 
         let taken = (0..1000).take_while(|_| check(1).is_ok()).count();
 

@@ -361,4 +361,4 @@ pub(crate) struct ClientUse {
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

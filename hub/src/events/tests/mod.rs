@@ -20,7 +20,7 @@ use crate::id::{GatewayId, OrganizationId, UserId, WorkspaceId};
 use crate::wire::{Acknowledgement, BatchHead, RecordKind, Span};
 
 /// Of a gateway whose database has been there from the beginning.
-pub(super) const DATABASE: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const DATABASE: &str = "0123456789abcdef0123456789abcdef";
 
 /// 2026-07-25T17:20:00Z
 pub(super) const NOON_NS: i64 = 1_785_000_000_000_000_000;
@@ -121,7 +121,7 @@ pub(super) fn user(id: i64) -> UserId {
 }
 
 /// The lines of a batch. Records get the numbers of their places.
-pub(super) fn batch(kind: RecordKind, first: i64, records: &[Value]) -> Batch {
+pub(crate) fn batch(kind: RecordKind, first: i64, records: &[Value]) -> Batch {
     batch_of(DATABASE, kind, first, records, &[])
 }
 
@@ -148,17 +148,17 @@ pub(super) fn batch_of(
     Batch { head, lines: lines.into(), received_ms: NOON_NS / 1_000_000 }
 }
 
-pub(super) fn timestamp(at_ns: i64) -> String {
+pub(crate) fn timestamp(at_ns: i64) -> String {
     format!("{:.9}", jiff::Timestamp::from_nanosecond(at_ns.into()).unwrap())
 }
 
 /// The id of the record with this number: the same each time.
-pub(super) fn id(number: i64) -> Uuid {
+pub(crate) fn id(number: i64) -> Uuid {
     Uuid::from_u128(0x0198_0000_0000_7000_8000_0000_0000_0000 | number as u128)
 }
 
 /// A trace as a gateway sends it, `number` minutes after noon.
-pub(super) fn trace(number: i64) -> Value {
+pub(crate) fn trace(number: i64) -> Value {
     json!({
         "seq": 0,
         "id": id(number),
@@ -184,7 +184,7 @@ pub(super) fn trace(number: i64) -> Value {
 }
 
 /// An audit event as a gateway sends it, `number` minutes after noon.
-pub(super) fn event(number: i64) -> Value {
+pub(crate) fn event(number: i64) -> Value {
     json!({
         "seq": 0,
         "id": id(number),
@@ -203,7 +203,7 @@ pub(super) fn event(number: i64) -> Value {
 }
 
 /// `record` with other values for some members.
-pub(super) fn with(mut record: Value, changes: Value) -> Value {
+pub(crate) fn with(mut record: Value, changes: Value) -> Value {
     for (member, value) in changes.as_object().unwrap() {
         record[member] = value.clone();
     }

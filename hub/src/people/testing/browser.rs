@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
 use tower_service::Service;
 
 use crate::people::ticket::Ticket;
@@ -97,6 +98,12 @@ impl Browser {
         self.post(path, &fields).await
     }
 
+    /// Posts JSON.
+    pub(crate) async fn tell(&mut self, path: &str, body: &serde_json::Value) -> Page {
+        let mut browser = self.clone().saying("content-type", "application/json");
+        browser.send(Method::POST, path, Body::from(body.to_string())).await
+    }
+
     /// The token of forms, as the pages have it.
     pub(crate) fn csrf(&self) -> String {
         let session =
@@ -109,7 +116,8 @@ impl Browser {
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
-        if method == Method::POST {
+        let says_what = self.headers.iter().any(|(name, _)| *name == "content-type");
+        if method == Method::POST && !says_what {
             request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         }
         let cookies: Vec<_> =
@@ -130,8 +138,19 @@ impl Browser {
                 self.cookies.insert(name.to_owned(), value.to_owned());
             }
         }
-        let text = to_bytes(body, 1 << 22).await.unwrap();
+        let is_endless = parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let text =
+            if is_endless { first(body).await } else { to_bytes(body, 1 << 22).await.unwrap() };
         let text = String::from_utf8(text.to_vec()).unwrap();
         Page { status: parts.status, headers: parts.headers, text }
     }
+}
+
+/// The beginning of an answer that has no end.
+async fn first(mut body: Body) -> Bytes {
+    let frame = body.frame().await.expect("something").unwrap();
+    frame.into_data().unwrap()
 }

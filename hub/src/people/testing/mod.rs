@@ -4,11 +4,16 @@ mod browser;
 mod provider;
 mod smtp;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use axum::Router;
+use axum::body::Body;
+
+use serde_json::{Value as Json, json};
+use tokio_util::task::TaskTracker;
 
 pub(crate) use browser::{Browser, ORIGIN, Page};
 pub(crate) use provider::{Person, Provider, Signer};
@@ -21,16 +26,21 @@ use super::sessions::Device;
 use super::sign_in::Method;
 use super::{OidcOptions, Options, People};
 use crate::access::{Account, Role};
+use crate::api::Api;
 use crate::db::testing::TestDatabase;
 use crate::db::{Database, Dialect, FromValue, Value, values};
+use crate::events::EventStore;
+use crate::events::sql::{self, SqlEvents};
 use crate::id::{OrganizationId, TeamId, UserId, WorkspaceId};
+use crate::{router, serve};
 
 /// Who owns the organization of a site.
 pub(crate) const OWNER: &str = "owner@acme.test";
 
-/// A Hub's people, with a mail server.
+/// A Hub, with a mail server.
 pub(crate) struct Site {
     pub(crate) people: Arc<People>,
+    pub(crate) api: Api,
     pub(crate) database: Arc<dyn Database>,
     pub(crate) mail: Smtp,
     router: Router,
@@ -78,8 +88,12 @@ impl Site {
         let database = Arc::clone(&test.database);
         let url = ORIGIN.parse().unwrap();
         let people = Arc::new(People::new(Arc::clone(&database), options, url).unwrap());
-        let router = super::router(Arc::clone(&people));
-        Self { people, database, mail, router, addresses: 1.into(), _test: test }
+        let store = sql::Options::default();
+        let events = SqlEvents::open(Arc::clone(&database), store, &TaskTracker::new()).await;
+        let events: Arc<dyn EventStore> = Arc::new(events.unwrap());
+        let (api, web) = serve::wire(&database, Arc::clone(&people), events).await.unwrap();
+        let router = router::hub(api.clone(), web, Arc::clone(&database));
+        Self { api, people, database, mail, router, addresses: 1.into(), _test: test }
     }
 
     /// A browser at an address of its own.
@@ -141,6 +155,46 @@ impl Site {
         let session = self.people.sign_in(&email, Method::Email, &device).await.unwrap();
         browser.cookies.insert("ultra_session".to_owned(), session.reveal().to_owned());
         browser
+    }
+
+    /// An access token of somebody, as `ultra login` gets it.
+    pub(crate) async fn token(&self, email: &str) -> String {
+        let user = self.by(email).await.account.id;
+        let mut transaction = self.database.begin().await.unwrap();
+        let issued = self.people.issue(&mut *transaction, user, rand::random()).await.unwrap();
+        transaction.commit().await.unwrap();
+        issued.access.reveal()
+    }
+
+    /// A program that shows a token.
+    pub(crate) fn program(&self, token: &str) -> Browser {
+        let browser = self.browser().saying("accept", "application/json");
+        browser.saying("sec-fetch-site", "").saying("authorization", &format!("Bearer {token}"))
+    }
+
+    /// Links a gateway with the token of a person or a deploy key; returns what the Hub answers.
+    pub(crate) async fn link(&self, token: &str, workspace: WorkspaceId, name: &str) -> Json {
+        let host = json!({"os": "linux", "arch": "x86_64", "hostname": name, "version": "0.1.0",
+            "kind": "personal", "environment": "local"});
+        let body = json!({"workspace": workspace.to_string(), "name": name, "host": host});
+        let linked = self.program(token).tell("/api/v1/gateways", &body).await;
+        assert_eq!(linked.status, 201, "{}", linked.text);
+        linked.json()
+    }
+
+    /// Returns every path of the site, each with the methods it takes.
+    pub(crate) async fn routes(&self) -> BTreeSet<(String, http::Method)> {
+        // Its `Debug` is the only thing that tells.
+        let router = format!("{:?}", self.router);
+        let routes = router.split("fallback_router").next().unwrap();
+        let mut found = BTreeSet::new();
+        for path in routes.split('"').filter(|text| text.starts_with('/')) {
+            let page = self.browser().send(http::Method::OPTIONS, path, Body::empty()).await;
+            assert_eq!(page.status, 405, "{path}");
+            let allowed = page.header("allow").split(',').filter(|method| *method != "HEAD");
+            found.extend(allowed.map(|method| (path.to_owned(), method.parse().unwrap())));
+        }
+        found
     }
 
     pub(crate) async fn by(&self, email: &str) -> By {

@@ -22,6 +22,8 @@ impl From<ApiError> for OAuthError {
             | ApiError::Revoked
             | ApiError::Forbidden(_)
             | ApiError::NotFound(_)
+            | ApiError::MethodNotAllowed
+            | ApiError::Panicked { .. }
             | ApiError::Conflict(_)
             | ApiError::GapsFirst(_)
             | ApiError::TooLarge(_) => {
