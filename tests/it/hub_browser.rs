@@ -206,7 +206,7 @@ fn keys(browser: &mut Browser, workspace: &str) {
     browser.open(&format!("{workspace}/traces?status=success&range=24h"));
     browser.click(".chip a");
     browser.tell("wait", json!({"selector": ".chip + .chip", "hidden": true}));
-    assert!(browser.url().ends_with("/traces?status=success"), "{}", browser.url());
+    assert!(browser.url().ends_with("/traces?range=24h"), "{}", browser.url());
     let export = "fetch(document.querySelector('.export a').href).then(file => file.text())";
     let file = browser.tell("evaluate", json!({"script": export}));
     let file = file.as_str().unwrap_or_default();
