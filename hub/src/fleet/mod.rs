@@ -163,7 +163,10 @@ pub(crate) struct GatewayLine {
     #[schema(value_type = String)]
     pub(crate) workspace: WorkspaceId,
     pub(crate) workspace_name: String,
+    /// Name of its owner, or else the address.
     pub(crate) owner: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub(crate) owner_id: Option<UserId>,
     pub(crate) host: Host,
 }
 

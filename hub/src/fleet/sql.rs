@@ -16,10 +16,10 @@ use crate::wire::{ClientReport, Host, SetupReport, UpstreamReport};
 /// Columns of a list, without the state.
 const LINE: &str = "g.id, g.name, p.seen_ms, g.created_ms, g.workspace, w.name, \
      COALESCE(NULLIF(u.name, ''), u.email), g.os, g.os_version, g.arch, g.hostname, g.version, \
-     g.kind, g.environment, g.unlinked_ms, g.archived_ms";
+     g.kind, g.environment, g.unlinked_ms, g.archived_ms, g.owner";
 
 /// Behind the columns of [`LINE`]: the state, and further ones.
-const LINE_COLUMNS: usize = 16;
+const LINE_COLUMNS: usize = 17;
 
 const FROM: &str = "FROM gateways g \
      JOIN workspaces w ON w.id = g.workspace \
@@ -302,6 +302,7 @@ fn line(row: &Row) -> Result<GatewayLine, DbError> {
         workspace: row.get(4)?,
         workspace_name: row.get(5)?,
         owner: row.get(6)?,
+        owner_id: row.get(16)?,
         host: Host {
             os: row.get(7)?,
             os_version: row.get(8)?,

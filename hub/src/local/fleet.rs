@@ -62,6 +62,7 @@ impl LocalFleet {
             workspace: entry.workspace,
             workspace_name: entry.workspace_name,
             owner: None,
+            owner_id: None,
             host: self.host.clone(),
         })
     }

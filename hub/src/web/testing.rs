@@ -347,6 +347,7 @@ pub(crate) fn gateway(number: i64, name: &str, state: State) -> GatewayDetail {
             workspace: WorkspaceId::from_number(1),
             workspace_name: "Main".to_owned(),
             owner: Some("Ann".to_owned()),
+            owner_id: Some(UserId::from_number(7)),
             host: Host {
                 os: "linux".to_owned(),
                 os_version: None,

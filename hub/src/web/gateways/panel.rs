@@ -169,15 +169,13 @@ fn forms(visit: &Visit, found: &GatewayDetail) -> Option<Forms> {
     })
 }
 
-/// Whether the forms are shown. Whoever takes them decides; an owner is known here by the name only.
+/// Whether the forms are shown. Whoever takes them decides.
 fn may_manage(visit: &Visit, found: &GatewayDetail) -> bool {
     let line = &found.line;
     let entry = visit.viewing.entries.iter().find(|entry| entry.workspace == line.workspace);
     let (Some(entry), Some(account)) = (entry, &visit.viewing.account) else { return false };
-    let own = line.owner.as_ref().is_some_and(|owner| {
-        *owner == if account.name.is_empty() { &*account.email } else { &*account.name }
-    });
-    entry.role.may(Ability::ManageGateways) || (own && entry.role.may(Ability::LinkGateway))
+    let own = line.owner_id == Some(account.id) && entry.role.may(Ability::LinkGateway);
+    entry.role.may(Ability::ManageGateways) || own
 }
 
 /// Puts together what the gateway reports of its clients, and what they did. Last active first.
