@@ -12,6 +12,7 @@ mod http;
 mod hub;
 mod hub_browser;
 mod hub_commands;
+mod hub_operations;
 mod inbound;
 mod interceptors;
 mod live_config;
