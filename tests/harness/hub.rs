@@ -2,8 +2,9 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -42,6 +43,8 @@ pub struct Hub {
 struct Running {
     child: Child,
     log: Arc<Mutex<String>>,
+    /// What reads the log, until its end.
+    reader: JoinHandle<()>,
 }
 
 impl Hub {
@@ -60,10 +63,19 @@ impl Hub {
     ///
     /// If it does not start.
     pub fn start_with(storage: Storage, flags: &[&str]) -> Self {
+        Self::start_at("127.0.0.1:0", storage, flags)
+    }
+
+    /// Starts one that listens there. With a `--public-url` it does not say where it listens.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn start_at(address: &str, storage: Storage, flags: &[&str]) -> Self {
         let mut this = Self {
             dir: tempfile::Builder::new().prefix("ultra-hub-").tempdir().expect("a directory"),
             storage,
-            address: "127.0.0.1:0".to_owned(),
+            address: address.to_owned(),
             mark: uuid::Uuid::now_v7().to_string(),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
             running: None,
@@ -95,13 +107,13 @@ impl Hub {
         let log = Arc::<Mutex<String>>::default();
         let errors = child.stderr.take().expect("its stderr is a pipe");
         let written = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(errors).lines().map_while(Result::ok) {
                 written.lock().expect("nobody panics with it").push_str(&format!("{line}\n"));
             }
         });
         let output = child.stdout.take().expect("its stdout is a pipe");
-        self.running = Some(Running { child, log });
+        self.running = Some(Running { child, log, reader });
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -110,9 +122,11 @@ impl Hub {
         });
         let first = lines.recv_timeout(START_MAX);
         let first = first.unwrap_or_else(|_| panic!("the Hub does not start: {}", self.log()));
-        let url = first.rsplit(' ').next().unwrap_or_default();
-        let address = url.split_once("://").map_or(url, |(_, address)| address);
-        self.address = address.trim_end_matches('/').to_owned();
+        if !self.flags.iter().any(|flag| flag == "--public-url") {
+            let url = first.rsplit(' ').next().unwrap_or_default();
+            let address = url.split_once("://").map_or(url, |(_, address)| address);
+            self.address = address.trim_end_matches('/').to_owned();
+        }
         // Said at the same time, if there is something to say.
         while let Ok(line) = lines
             .recv_timeout(Duration::from_millis(if self.setup_url.is_none() { 200 } else { 5 }))
@@ -157,17 +171,29 @@ impl Hub {
         }
     }
 
-    /// Tells it to stop, and waits until it has.
+    /// Tells it to stop, waits until it has, and returns what it logged.
     ///
     /// # Panics
     ///
     /// If it does not end well.
-    pub fn stop(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            process::signal(running.child.id(), rustix::process::Signal::TERM);
-            let status = running.child.wait().expect("a child of ours");
-            assert!(status.success(), "the Hub ended with {status}");
-        }
+    pub fn stop(&mut self) -> String {
+        process::signal(self.pid(), rustix::process::Signal::TERM);
+        let (status, log) = self.ended();
+        assert!(status.success(), "the Hub ended with {status}: {log}");
+        log
+    }
+
+    /// Waits until it has ended; returns how, and what it logged.
+    ///
+    /// # Panics
+    ///
+    /// If it was not running.
+    pub fn ended(&mut self) -> (ExitStatus, String) {
+        let mut running = self.running.take().expect("a Hub that runs");
+        let status = running.child.wait().expect("a child of ours");
+        running.reader.join().expect("it reads lines");
+        let log = running.log.lock().expect("nobody panics with it").clone();
+        (status, log)
     }
 
     /// Returns the directory of this test.
@@ -222,6 +248,16 @@ impl Visitor {
         let text = response.text().await.expect("a page");
         assert!(status.is_success(), "{url}: {status} {text}");
         text
+    }
+
+    /// Returns the answer to a request for a page, the rest of which may come later.
+    ///
+    /// # Panics
+    ///
+    /// If there is no answer.
+    pub async fn open(&self, path: &str) -> reqwest::Response {
+        let url = format!("{}{path}", self.base);
+        self.client.get(url).send().await.expect("an answer")
     }
 
     /// Fills the form that sends to `action` on a page, with its hidden fields as they are; returns the

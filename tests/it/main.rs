@@ -13,6 +13,7 @@ mod hub;
 mod hub_browser;
 mod hub_commands;
 mod hub_link;
+mod hub_operations;
 mod inbound;
 mod interceptors;
 mod live_config;

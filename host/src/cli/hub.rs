@@ -44,6 +44,8 @@ struct Serve {
     #[arg(long, value_name = "URL", conflicts_with = "data")]
     database_url: Option<String>,
     /// The address by which people and gateways reach the Hub, such as `https://hub.example.com`
+    ///
+    /// Needed behind a proxy, and where `--listen` names all addresses of the machine.
     #[arg(long, value_name = "URL")]
     public_url: Option<Url>,
     /// Serve TLS with this certificate chain, a PEM file
@@ -98,6 +100,7 @@ pub(super) async fn run(args: Args, environment: &Environment, out: &mut Output)
 
 async fn serve(args: Serve, environment: &Environment, out: &mut Output) -> CliResult {
     check_exposure(&args)?;
+    check_name(&args)?;
     let ansi = stderr().is_terminal() && environment.get("NO_COLOR").is_none();
     let log = log::start(LogLevel::Info, ansi, stderr());
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
@@ -132,9 +135,28 @@ fn check_exposure(args: &Serve) -> CliResult {
     ))
 }
 
+/// Links in mail, and what the command line knows the Hub by, must lead to it.
+fn check_name(args: &Serve) -> CliResult {
+    let is_unspecified = args.listen.ip().is_unspecified();
+    let message = match &args.public_url {
+        Some(_) => return Ok(()),
+        None if args.behind_proxy => {
+            "behind a proxy the Hub does not know its own address".to_owned()
+        }
+        None if is_unspecified => format!("{} is no address that leads to the Hub", args.listen),
+        None => return Ok(()),
+    };
+    Err(CliError::user(message)
+        .hint("say how others reach it, such as `--public-url https://hub.example.com`"))
+}
+
 fn options(args: Serve, environment: &Environment) -> Result<Options, CliError> {
     let variable = |name: &str| environment.get(name).map(str::to_owned);
-    let storage = match args.database_url.or_else(|| variable("ULTRA_HUB_DATABASE_URL")) {
+    let database_url = args.database_url.or_else(|| {
+        // Who names a directory now means it more than whoever set the variable.
+        args.data.is_none().then(|| variable("ULTRA_HUB_DATABASE_URL")).flatten()
+    });
+    let storage = match database_url {
         Some(url) => Storage::Postgres(url),
         None => {
             let directory = args.data.or_else(|| Some(environment.config_dir()?.join("hub")));
@@ -178,4 +200,36 @@ fn people(flags: PeopleFlags, environment: &Environment) -> Result<PeopleOptions
         mail_from: flags.mail_from,
         oidc,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    fn storage(flags: &[&str]) -> Storage {
+        let variables = [("HOME", "/home/ada"), ("ULTRA_HUB_DATABASE_URL", "postgres://variable/")];
+        let line = Line::parse_from(std::iter::once(&"serve").chain(flags));
+        options(line.serve, &Environment::of(variables)).unwrap().storage
+    }
+
+    #[test]
+    fn what_is_said_counts_more_than_the_variable() {
+        let file = |path: &str| matches!(storage(&["--data", path]), Storage::Sqlite(_));
+        let database = |flags| match storage(flags) {
+            Storage::Postgres(url) => url,
+            Storage::Sqlite(path) => path.display().to_string(),
+        };
+
+        assert!(file("/srv/hub"));
+        assert_eq!(database(&["--database-url", "postgres://flag/"]), "postgres://flag/");
+        assert_eq!(database(&[]), "postgres://variable/");
+    }
 }

@@ -155,16 +155,24 @@ async fn dispatch(cli: Cli, environment: &Environment, cwd: &Path, out: &mut Out
     }
 }
 
-/// Lets SIGTERM and SIGINT end what is served.
+/// Lets SIGTERM and SIGINT end what is served; a second one ends the process at once.
 fn stop_at_signals(shutdown: &CancellationToken) -> CliResult {
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let (mut received, shutdown) = (signal(kind)?, shutdown.clone());
-        tokio::spawn(async move {
-            received.recv().await;
-            tracing::info!("told to terminate");
-            shutdown.cancel();
-        });
-    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => SignalKind::terminate(),
+            _ = interrupt.recv() => SignalKind::interrupt(),
+        }
+    };
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        next().await;
+        tracing::info!("told to terminate");
+        shutdown.cancel();
+        // As a shell says that a signal ended something.
+        std::process::exit(128 + next().await.as_raw_value());
+    });
     Ok(())
 }
 

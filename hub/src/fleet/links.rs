@@ -12,9 +12,9 @@ use crate::db::{Database, DbError, Transaction, values};
 use crate::error::ApiError;
 use crate::events::{EventStore, Origin};
 use crate::id::{DeployKeyId, GatewayId, OrganizationId, UserId, WorkspaceId};
-use crate::people::admin_log::{self, Act};
 use crate::people::authority::lock;
 use crate::people::keys::DeployKey;
+use crate::people::{Act, admin_log};
 use crate::secret::{Purpose, Secret};
 use crate::wire::{Host, LinkRequest, Linked, Me, StreamState, Workspace};
 
