@@ -57,10 +57,11 @@ impl Place {
         self.site.value("SELECT CAST(count(*) AS BIGINT) FROM gateways", &[]).await
     }
 
-    /// Returns what the Admin Log says of gateways: who, action, target, details.
+    /// Returns what the Admin Log says of gateways: who, action, target, details. By action and target: what
+    /// happens within a millisecond has no order.
     async fn log(&self) -> Vec<(String, String, String, Json)> {
         let sql = "SELECT actor_email, action, target, details FROM admin_log
-             WHERE action LIKE 'gateway.%' ORDER BY id";
+             WHERE action LIKE 'gateway.%' ORDER BY action, target";
         let rows = self.site.database.rows(sql, &[]).await.unwrap();
         let details = |text: String| serde_json::from_str(&text).unwrap();
         rows.iter()
@@ -199,11 +200,11 @@ async fn the_admin_log_says_who_linked_what_where_and_who_ended_it() {
             (who.to_owned(), format!("gateway.{action}"), target.to_owned(), details.clone())
         };
         let expected = [
+            entry(OWNER, "archived", "laptop", &owned),
+            entry(OWNER, "archived", "runner", &by_key),
             entry(OWNER, "linked", "laptop", &whose),
             entry("", "linked", "runner", &by_key),
             entry("", "unlinked", "laptop", &owned),
-            entry(OWNER, "archived", "laptop", &owned),
-            entry(OWNER, "archived", "runner", &by_key),
         ];
         assert_eq!(place.log().await, expected);
     }
