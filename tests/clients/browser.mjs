@@ -71,7 +71,11 @@ const commands = {
         await page.setViewport({ width, height });
         await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }]);
     },
-    screenshot: async ({ path, full }) => void (await page.screenshot({ path, fullPage: full ?? false })),
+    screenshot: async ({ path, full }) => {
+        // As it is when nothing moves any more.
+        await page.evaluate(() => document.getAnimations().forEach(animation => animation.finish()));
+        await page.screenshot({ path, fullPage: full ?? false });
+    },
     cookies: async () => browser.cookies(),
     forget: async () => {
         await browser.deleteCookie(...(await browser.cookies()));
