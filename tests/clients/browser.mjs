@@ -73,7 +73,10 @@ const commands = {
     },
     screenshot: async ({ path, full }) => {
         // As it is when nothing moves any more.
-        await page.evaluate(() => document.getAnimations().forEach(animation => animation.finish()));
+        await page.evaluate(() => {
+            const ends = (animation) => animation.effect?.getComputedTiming().endTime < Infinity;
+            document.getAnimations().filter(ends).forEach((animation) => animation.finish());
+        });
         await page.screenshot({ path, fullPage: full ?? false });
     },
     cookies: async () => browser.cookies(),

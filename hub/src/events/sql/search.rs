@@ -91,8 +91,9 @@ const WANTED: &str = "WITH wanted AS (SELECT * FROM series
     AND (CAST($10 AS BIGINT) IS NULL OR gateway IN
         (SELECT id FROM gateways WHERE workspace = $1 AND owner = $10)))";
 
-/// The records in question; $11 and $12 are the place they must be behind, $13 the oldest time.
-const RANGE: &str = "workspace = $1 AND (at_ns, id) < ($11, $12) AND at_ns >= $13
+/// The records in question; $11 and $12 are the place they must be behind, $13 the oldest time. By `at_ns`
+/// alone PostgreSQL knows in which days to look.
+const RANGE: &str = "workspace = $1 AND (at_ns, id) < ($11, $12) AND at_ns <= $11 AND at_ns >= $13
     AND (name IS NULL OR CAST($7 AS TEXT) IS NULL OR name = $7)";
 
 const NEWEST_FIRST: &str = "ORDER BY at_ns DESC, id DESC";
@@ -354,7 +355,7 @@ impl Search {
             "{WANTED} SELECT id, newest FROM (
                 SELECT s.id, CASE WHEN s.last_ns < $11 THEN s.last_ns ELSE (
                     SELECT t.at_ns FROM {table} t WHERE t.workspace = $1 AND t.series = s.id
-                    AND (t.at_ns, t.id) < ($11, $12) AND t.at_ns >= $13
+                    AND (t.at_ns, t.id) < ($11, $12) AND t.at_ns <= $11 AND t.at_ns >= $13
                     ORDER BY t.at_ns DESC, t.id DESC LIMIT 1) END AS newest
                 FROM wanted s WHERE s.last_ns >= $13 AND s.first_ns <= $11
                 AND (CAST($7 AS TEXT) IS NULL OR s.named = 1)) found
@@ -463,6 +464,7 @@ fn statement(listing: &Listing, source: &str, limit: usize) -> String {
             ORDER BY k.at_ns DESC, k.id DESC LIMIT ${limit})
          SELECT {columns} FROM found k CROSS JOIN {table} t {LABELLED}
          WHERE t.workspace = $1 AND t.at_ns = k.at_ns AND t.id = k.id
+         AND t.at_ns <= $11 AND t.at_ns >= $13
          ORDER BY t.at_ns DESC, t.id DESC"
     )
 }
