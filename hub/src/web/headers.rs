@@ -11,14 +11,10 @@ pub(crate) const POLICY: &str = "default-src 'none'; script-src 'self'; style-sr
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; \
     form-action 'self'";
 
-/// A layer around everything.
+/// A layer around everything: adds what keeps an answer to itself. What it says already stays: assets may be
+/// kept, and a page that leads to a program's own address has a policy of its own.
 pub(crate) async fn headers(request: Request, next: Next) -> Response {
-    guarded(next.run(request).await)
-}
-
-/// Adds what keeps an answer to itself. What it says already stays: assets may be kept, and a page that
-/// leads to a program's own address has a policy of its own.
-pub(crate) fn guarded(mut response: Response) -> Response {
+    let mut response = next.run(request).await;
     let headers = response.headers_mut();
     let all: [(HeaderName, &'static str); 7] = [
         (header::CONTENT_SECURITY_POLICY, POLICY),

@@ -38,7 +38,7 @@ use http::Uri;
 pub(crate) use address::Address;
 pub(crate) use frame::{Frame, Tab};
 pub(crate) use gate::{Gate, Viewing};
-pub(crate) use headers::{POLICY, guarded, headers};
+pub(crate) use headers::{POLICY, headers};
 pub(crate) use visit::{failure, refusal, sentence};
 
 use visit::Visit;

@@ -21,7 +21,7 @@ use crate::people::People;
 use crate::people::gate::to_sign_in;
 use crate::people::sessions::{Device, Session};
 use crate::server::Peer;
-use crate::web::{Viewing, guarded};
+use crate::web::Viewing;
 
 /// Of a form.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -58,7 +58,7 @@ pub(super) async fn serve(
         }
         Err(refused) => Err(refused),
     };
-    let response = match (answered, route.need) {
+    match (answered, route.need) {
         (Ok(response), _) => response,
         (Err(Refused::Error(_, error)), Need::Program) => token::refusal(error.into()),
         (Err(Refused::Error(_, ApiError::Unauthorized) | Refused::Stranger), _) => {
@@ -67,8 +67,7 @@ pub(super) async fn serve(
         (Err(Refused::Error(viewing, error)), _) => {
             failure(viewing.map(|viewing| *viewing), &error)
         }
-    };
-    guarded(response)
+    }
 }
 
 async fn enter(
