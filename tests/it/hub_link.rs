@@ -220,7 +220,7 @@ async fn linked_to_silence(rest: &str) -> (User, Silence) {
 /// Calls a tool, and ends.
 async fn use_and_end(mut ultra: Ultra) -> String {
     let echo = ultra.call_tool("first__echo", json!({"text": "hello"})).await.result();
-    assert_eq!(echo["isError"].as_bool().unwrap_or_default(), false, "{echo}");
+    assert!(!echo["isError"].as_bool().unwrap_or_default(), "{echo}");
     ultra.close_input().await;
     assert!(ultra.ended().await.success());
     ultra.stderr()

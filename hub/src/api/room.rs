@@ -15,7 +15,7 @@ const BATCHES: Quota = Quota::per_second(number(50)).allow_burst(number(200));
 
 /// Gateways that one person or deploy key links in a minute, and at once. A key that went out to thousands
 /// of machines lets them in one after the other: those that are refused come again.
-const LINKS: Quota = Quota::per_minute(number(60)).allow_burst(number(120));
+const LINKS: Quota = Quota::per_minute(number(600)).allow_burst(number(1000));
 
 /// Pages of lists that the programs of one person read in a second, and at once.
 const READS: Quota = Quota::per_second(number(20)).allow_burst(number(400));

@@ -7,12 +7,15 @@ mod gateway;
 mod pages;
 mod records;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde_json::{Value, json};
 use ultra_tests::cluster::Cluster;
 use ultra_tests::hub::{Hub, Owner, Storage};
+
+use crate::records::Fleet;
 
 /// Put load on a Hub
 #[derive(Debug, Parser)]
@@ -66,23 +69,27 @@ async fn main() {
 async fn measure(cli: &Cli, storage: Storage, database: Option<u32>) -> Value {
     let hub = Hub::start(storage);
     let owner = Owner::set_up(&hub).await;
-    let (url, key) = (hub.url(""), owner.deploy_key("load").await);
+    let mut keys = Vec::new();
+    for number in 0..=(cli.gateways + cli.beating) as usize / records::LINKED_BY_KEY + 1 {
+        keys.push(owner.deploy_key(&format!("load {number}")).await);
+    }
+    let fleet = Fleet { hub: hub.url(""), keys: keys.into(), linked: Arc::default() };
     let mut report = serde_json::Map::new();
     for part in &cli.parts {
         let figures = match part.as_str() {
             "heartbeats" => {
                 let time = Duration::from_secs(60);
                 let pids: Vec<_> = [hub.pid()].into_iter().chain(database).collect();
-                records::heartbeats(&url, &key, cli.beating, time, &pids).await
+                records::heartbeats(&fleet, cli.beating, time, &pids).await
             }
             "records" => {
                 let time = Duration::from_secs(cli.seconds);
-                records::full_speed(&url, &key, 8, 500, time).await
+                records::full_speed(&fleet, 8, 500, time).await
             }
-            "backlog" => records::backlog(&url, &key, 100, cli.kept).await,
-            "gateway" => gateway::catch_up(&hub, &owner, &key, cli.kept_by_one).await,
+            "backlog" => records::backlog(&fleet, 100, cli.kept).await,
+            "gateway" => gateway::catch_up(&hub, &owner, &fleet.keys[0], cli.kept_by_one).await,
             "pages" => {
-                records::fill(&url, &key, cli.traces, cli.gateways).await;
+                records::fill(&fleet, cli.traces, cli.gateways).await;
                 pages::open(&owner, 100).await
             }
             other => panic!("there is no part `{other}`"),

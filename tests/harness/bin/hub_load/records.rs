@@ -1,7 +1,7 @@
 //! Devices that send records and heartbeats.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -20,12 +20,27 @@ const LIVE: u64 = 5;
 const FILLED: Duration = Duration::from_secs(30 * 24 * 3600);
 const FILLING: u64 = 12;
 
-async fn link(hub: &str, key: &str, count: u32, name: &str) -> Vec<Device> {
-    let mut devices = Vec::new();
-    for number in 0..count {
-        devices.push(Device::link(hub, key, &format!("{name}-{number}")).await);
+/// A deploy key links so many gateways at once, before it has to wait.
+pub(crate) const LINKED_BY_KEY: usize = 900;
+
+/// Where devices come from: a Hub, and keys to link them with.
+#[derive(Clone)]
+pub(crate) struct Fleet {
+    pub(crate) hub: String,
+    pub(crate) keys: Arc<[String]>,
+    pub(crate) linked: Arc<AtomicUsize>,
+}
+
+impl Fleet {
+    async fn link(&self, count: u32, name: &str) -> Vec<Device> {
+        let mut devices = Vec::new();
+        for number in 0..count {
+            let linked = self.linked.fetch_add(1, Ordering::Relaxed);
+            let key = &self.keys[linked / LINKED_BY_KEY % self.keys.len()];
+            devices.push(Device::link(&self.hub, key, &format!("{name}-{number}")).await);
+        }
+        devices
     }
-    devices
 }
 
 /// Sends until it is taken.
@@ -43,17 +58,11 @@ async fn send(device: &Device, body: &[u8], times: &mut Times) {
     }
 }
 
-pub(crate) async fn full_speed(
-    hub: &str,
-    key: &str,
-    devices: u32,
-    batch: u64,
-    time: Duration,
-) -> Value {
+pub(crate) async fn full_speed(fleet: &Fleet, devices: u32, batch: u64, time: Duration) -> Value {
     let mut tasks = JoinSet::new();
     let begun = Instant::now();
     let taken = Arc::new(AtomicU64::new(0));
-    for device in link(hub, key, devices, "load").await {
+    for device in fleet.link(devices, "load").await {
         let taken = Arc::clone(&taken);
         tasks.spawn(async move {
             let mut times = Times::default();
@@ -75,9 +84,9 @@ pub(crate) async fn full_speed(
     json!({"records_per_s": rate.round(), "acks": times.report()})
 }
 
-pub(crate) async fn backlog(hub: &str, key: &str, devices: u32, records: u64) -> Value {
-    let live = link(hub, key, 10, "live").await;
-    let late = link(hub, key, devices, "late").await;
+pub(crate) async fn backlog(fleet: &Fleet, devices: u32, records: u64) -> Value {
+    let live = fleet.link(10, "live").await;
+    let late = fleet.link(devices, "late").await;
     let alone = live_lane(&live, 1, Duration::from_secs(10), None).await;
     let over = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
@@ -147,14 +156,8 @@ async fn live_lane(
     times
 }
 
-pub(crate) async fn heartbeats(
-    hub: &str,
-    key: &str,
-    devices: u32,
-    time: Duration,
-    pids: &[u32],
-) -> Value {
-    let devices = link(hub, key, devices, "beat").await;
+pub(crate) async fn heartbeats(fleet: &Fleet, devices: u32, time: Duration, pids: &[u32]) -> Value {
+    let devices = fleet.link(devices, "beat").await;
     let period = Duration::from_secs(30);
     let begun = Instant::now();
     let before = cpu(pids);
@@ -219,15 +222,15 @@ fn stat(pid: u32) -> Option<Vec<u64>> {
 }
 
 /// Fills a Hub: so many gateways, some of which have so many traces together, of a month.
-pub(crate) async fn fill(hub: &str, key: &str, traces: u64, gateways: u32) {
+pub(crate) async fn fill(fleet: &Fleet, traces: u64, gateways: u32) {
     const SENDING: u64 = 8;
     let mut tasks = JoinSet::new();
     let begun = std::time::SystemTime::now() - FILLED;
     for part in 0..SENDING {
-        let (hub, key) = (hub.to_owned(), key.to_owned());
+        let fleet = fleet.clone();
         let gateways = (gateways / SENDING as u32).max(FILLING as u32);
         tasks.spawn(async move {
-            let devices = link(&hub, &key, gateways, &format!("fill-{part}")).await;
+            let devices = fleet.link(gateways, &format!("fill-{part}")).await;
             for device in &devices {
                 // A third of them is not there.
                 if device.database.as_bytes().last().is_some_and(|last| last % 3 != 0) {
