@@ -284,23 +284,24 @@ impl Visitor {
     }
 }
 
-/// Returns where a form sends to, and its hidden fields. `action` is a part of that address.
+/// Returns where a form sends to, and its hidden fields. `action` is the end of that address, or a part of it
+/// where no form's address ends so.
 fn form(html: &str, action: &str) -> (String, Vec<(String, String)>) {
     let attribute = |tag: &str, name: &str| {
         let (_, rest) = tag.split_once(&format!(" {name}=\""))?;
         Some(rest.split_once('"')?.0.replace("&amp;", "&"))
     };
-    for form in html.split("<form").skip(1) {
-        let (tag, rest) = form.split_once('>').expect("a tag ends");
-        let Some(target) = attribute(tag, "action").filter(|target| target.contains(action)) else {
-            continue;
-        };
+    let forms = || html.split("<form").skip(1).filter_map(|form| form.split_once('>'));
+    let target = |tag: &str| attribute(tag, "action").unwrap_or_default();
+    let found = forms().find(|(tag, _)| target(tag).ends_with(action));
+    let found = found.or_else(|| forms().find(|(tag, _)| target(tag).contains(action)));
+    if let Some((tag, rest)) = found {
         let body = rest.split("</form>").next().unwrap_or_default();
         let inputs = body.split("<input").skip(1).filter_map(|input| input.split_once('>'));
         let hidden = inputs.filter(|(tag, _)| attribute(tag, "type").as_deref() == Some("hidden"));
         let fields =
             hidden.filter_map(|(tag, _)| Some((attribute(tag, "name")?, attribute(tag, "value")?)));
-        return (target, fields.collect());
+        return (target(tag), fields.collect());
     }
     panic!("no form sends to `{action}`: {html}");
 }
@@ -342,6 +343,15 @@ impl Device {
     /// If the Hub refuses.
     pub async fn link(base: &str, key: &str, name: &str) -> Self {
         let client = client().build().expect("a client");
+        Self::link_over(client, base, key, name).await
+    }
+
+    /// Likewise, over the connections that others have too.
+    ///
+    /// # Panics
+    ///
+    /// If the Hub refuses.
+    pub async fn link_over(client: reqwest::Client, base: &str, key: &str, name: &str) -> Self {
         let host = json!({"os": "linux", "arch": "x86_64", "hostname": name, "version": "0.1.0",
             "kind": "personal", "environment": "local"});
         let response = client

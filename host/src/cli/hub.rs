@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use ultra_hub::{Hub, OidcOptions, Options, PeopleOptions, Storage};
@@ -103,6 +104,7 @@ async fn serve(args: Serve, environment: &Environment, out: &mut Output) -> CliR
     check_name(&args)?;
     let ansi = stderr().is_terminal() && environment.get("NO_COLOR").is_none();
     let log = log::start(LogLevel::Info, ansi, stderr());
+    allow_connections();
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         CliError::user(format!("cannot listen to {}: {error}", args.listen))
             .hint("`--listen ADDRESS` names another address")
@@ -122,6 +124,16 @@ async fn serve(args: Serve, environment: &Environment, out: &mut Output) -> CliR
     hub.serve(listener, shutdown).await;
     log.flush();
     Ok(())
+}
+
+/// Lets the process have as many connections as the system allows: many start with 1,024, for programs that
+/// could not have more.
+fn allow_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the Hub can have no more connections than it was started with");
+    }
 }
 
 /// Secrets must not cross a network in clear.

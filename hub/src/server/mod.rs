@@ -34,8 +34,9 @@ pub use tls::TlsError;
 
 use idle::Watched;
 
-/// Connections open at the same time; further ones wait in the system's queue.
-const CONNECTIONS_MAX: usize = 4096;
+/// Connections open at the same time; further ones wait in the system's queue. A gateway has one for some
+/// seconds of each half minute.
+const CONNECTIONS_MAX: usize = 16_384;
 
 /// Of them, those from one address: an office with thousands of laptops has one, and must not shut out others.
 const CONNECTIONS_OF_ADDRESS_MAX: usize = CONNECTIONS_MAX / 2;

@@ -15,7 +15,7 @@ pub(crate) async fn open(owner: &Owner, times: u32) -> Value {
         ("gateways, 3 filters", "gateways?state=online&os=linux&version=0.1.0"),
         ("gateways, search", "gateways?search=fill-77"),
         ("traces", "traces"),
-        ("traces, 3 filters", "traces?upstream=github&status=error&client=cursor%2F1.1"),
+        ("traces, 3 filters", "traces?upstream=files&status=error&client=cursor%2F1.1"),
         ("traces, one tool", "traces?name=query"),
         ("traces, none found", "traces?name=nothing_is_called_so"),
         ("traces, a rare session", "traces?session=session-3"),

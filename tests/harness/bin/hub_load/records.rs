@@ -10,7 +10,10 @@ use ultra_tests::hub::Device;
 
 use crate::Times;
 
-/// What a device that was told to wait does.
+/// A device that is told to come back later waits as long as the Hub says, as gateways do.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// One that got no answer, or came too often, waits so long.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Records of a batch of what happens now.
@@ -32,14 +35,30 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
+    /// Links devices with connections of their own.
     async fn link(&self, count: u32, name: &str) -> Vec<Device> {
         let mut devices = Vec::new();
         for number in 0..count {
-            let linked = self.linked.fetch_add(1, Ordering::Relaxed);
-            let key = &self.keys[linked / LINKED_BY_KEY % self.keys.len()];
-            devices.push(Device::link(&self.hub, key, &format!("{name}-{number}")).await);
+            let client = ultra_tests::hub::client().build().expect("a client");
+            devices.push(self.link_one(client, &format!("{name}-{number}")).await);
         }
         devices
+    }
+
+    /// Links devices that share their connections: more than can be open at a time.
+    async fn link_many(&self, count: u32, name: &str) -> Vec<Device> {
+        let client = ultra_tests::hub::client().build().expect("a client");
+        let mut devices = Vec::new();
+        for number in 0..count {
+            devices.push(self.link_one(client.clone(), &format!("{name}-{number}")).await);
+        }
+        devices
+    }
+
+    async fn link_one(&self, client: reqwest::Client, name: &str) -> Device {
+        let linked = self.linked.fetch_add(1, Ordering::Relaxed);
+        let key = &self.keys[linked / LINKED_BY_KEY % self.keys.len()];
+        Device::link_over(client, &self.hub, key, name).await
     }
 }
 
@@ -52,7 +71,8 @@ async fn send(device: &Device, body: &[u8], times: &mut Times) {
                 times.note(begun);
                 return;
             }
-            Some((429 | 503, _)) | None => tokio::time::sleep(PAUSE).await,
+            Some((503, _)) => tokio::time::sleep(RETRY_AFTER).await,
+            Some((429, _)) | None => tokio::time::sleep(PAUSE).await,
             Some((status, answer)) => panic!("{status} {answer}"),
         }
     }
@@ -230,7 +250,7 @@ pub(crate) async fn fill(fleet: &Fleet, traces: u64, gateways: u32) {
         let fleet = fleet.clone();
         let gateways = (gateways / SENDING as u32).max(FILLING as u32);
         tasks.spawn(async move {
-            let devices = fleet.link(gateways, &format!("fill-{part}")).await;
+            let devices = fleet.link_many(gateways, &format!("fill-{part}")).await;
             for device in &devices {
                 // A third of them is not there.
                 if device.database.as_bytes().last().is_some_and(|last| last % 3 != 0) {
