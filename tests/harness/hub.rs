@@ -416,8 +416,19 @@ impl Device {
     /// If it does not say.
     pub async fn spans(&self, kind: &str) -> Vec<(i64, i64)> {
         let url = format!("{}/api/v1/gateways/self", self.base);
-        let response = self.client.get(url).bearer_auth(&self.secret).send().await;
-        let me: Value = response.expect("an answer").json().await.expect("JSON");
+        let ask = async || {
+            let response = self.client.get(&url).bearer_auth(&self.secret).send().await;
+            response.expect("an answer").json::<Value>().await.expect("JSON")
+        };
+        let mut me = ask().await;
+        // Its database may be away for a moment.
+        for _ in 0..200 {
+            if me["error"] != "unavailable" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            me = ask().await;
+        }
         let streams = me["streams"].as_array().expect("streams");
         let of = |stream: &&Value| stream["database"] == *self.database && stream["kind"] == *kind;
         let spans = streams.iter().find(of).map(|stream| stream["spans"].clone());

@@ -157,7 +157,7 @@ async fn a_database_that_crashes_again_and_again_has_every_record_once() {
     for device in devices {
         assert_eq!(device.spans("traces").await, vec![(1, RECORDS)]);
     }
-    let counted = cluster.psql(&name, COUNT);
+    let counted = cluster.psql_after_recovery(&name, COUNT);
     assert_eq!(counted, format!("{0}|{0}", DEVICES * RECORDS));
 }
 

@@ -98,22 +98,31 @@ impl Cluster {
     }
 
     /// Kills a process that serves the Hub's connections to a database: the server then ends all others and
-    /// recovers. Returns when it takes connections again.
+    /// recovers.
     ///
     /// # Panics
     ///
-    /// If it does not.
+    /// If it does not take connections, after an earlier crash for example.
     pub fn crash(&self, database: &str) {
         let one = "SELECT pid FROM pg_stat_activity
             WHERE application_name = 'ultra-hub' AND datname = current_database() LIMIT 1";
-        let pid = self.psql(database, one);
+        let pid = self.psql_after_recovery(database, one);
         if !pid.is_empty() {
-            let killed = Command::new("kill").args(["-9", &pid]).status().unwrap();
-            assert!(killed.success() || self.psql(database, one) != pid, "cannot kill {pid}");
+            // It may have ended meanwhile.
+            let _ = Command::new("kill").args(["-9", &pid]).stderr(Stdio::null()).status().unwrap();
         }
-        for _ in 0..600 {
-            if self.run_psql(database, "SELECT 1").status.success() {
-                return;
+    }
+
+    /// Runs a statement as soon as the server takes connections; returns what it printed.
+    ///
+    /// # Panics
+    ///
+    /// If it takes none within a minute.
+    pub fn psql_after_recovery(&self, database: &str, sql: &str) -> String {
+        for _ in 0..1200 {
+            let output = self.run_psql(database, sql);
+            if output.status.success() {
+                return String::from_utf8_lossy(&output.stdout).trim().to_owned();
             }
             std::thread::sleep(Duration::from_millis(50));
         }
