@@ -12,6 +12,7 @@ use super::partitions::Partitions;
 use super::queue::{Portions, Queue, Ticket};
 use super::series::KnownSeries;
 use crate::db::{Database, DbError, Dialect};
+use crate::error::chain;
 use crate::events::AppendError;
 use crate::wire::Acknowledgement;
 
@@ -122,14 +123,4 @@ impl Writer {
         // Whoever asked may be gone.
         let _ = job.reply.send(outcome);
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
