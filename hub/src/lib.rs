@@ -1,6 +1,6 @@
 //! The Hub: takes the records of a fleet of gateways, and shows them to those who may see them.
 //!
-//! [`wire`] is what gateways say to it; the rest is the server.
+//! [`wire`] is what gateways say to it, [`spans`] how both count it; the rest is the server.
 
 mod access;
 mod api;
@@ -16,6 +16,7 @@ mod router;
 pub mod secret;
 mod serve;
 mod server;
+pub mod spans;
 mod web;
 pub mod wire;
 

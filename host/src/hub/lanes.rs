@@ -4,10 +4,9 @@
 //! What was stored since this process sends goes first, the live lane. Everything older is the backlog,
 //! and goes oldest first, because the oldest is deleted first. Neither reads nor sends anything.
 
+use ultra_hub::spans::Spans;
 use ultra_hub::wire::{BATCH_RECORDS_MAX, RecordKind, SPANS_MAX, Span};
 use ultra_store::Numbers;
-
-use super::spans::Spans;
 
 /// Which kinds there are. What must not be forgotten goes first.
 pub(super) const KINDS: [RecordKind; 2] = [RecordKind::Audit, RecordKind::Traces];

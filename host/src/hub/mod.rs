@@ -16,7 +16,6 @@ mod linking;
 mod machine;
 mod pace;
 mod send;
-mod spans;
 mod state;
 mod sync;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
+use ultra_hub::spans::Spans;
 use ultra_hub::wire::{BATCH_RECORDS_MAX, RecordKind, Span};
 use ultra_store::{Mark, Numbers, Run};
 
@@ -14,7 +15,6 @@ use super::client::ClientError;
 use super::lanes::{KINDS, Lane, Step, Streams, bounds};
 use super::lease::Lease;
 use super::pace::{BackOff, Failure, Signal, jittered};
-use super::spans::Spans;
 use super::sync::Shared;
 use crate::lock;
 

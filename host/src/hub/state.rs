@@ -1,11 +1,11 @@
 //! What the Hub has, as far as it has said so. In memory only: after a start it says so again.
 
+use ultra_hub::spans::Spans;
 use ultra_hub::wire::{RecordKind, SPANS_MAX, Span, StreamState};
 use ultra_store::{Mark, Numbers};
 
 use super::lanes::{KINDS, Stream, Streams, bounds};
 use super::pace::Failure;
-use super::spans::Spans;
 
 /// No Hub has more runs of a stream than a thousand; more are not worth to be looked at.
 const ANSWER_SPANS_MAX: usize = 4 * SPANS_MAX;

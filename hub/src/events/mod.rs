@@ -6,7 +6,6 @@
 mod labels;
 mod lines;
 pub(crate) mod retention;
-mod spans;
 pub(crate) mod sql;
 
 use async_trait::async_trait;

@@ -9,7 +9,7 @@ use super::tables;
 use crate::db::{DbError, Transaction, Value, values};
 use crate::events::labels::session_key;
 use crate::events::lines::{Body, Lines, Record, Rejected};
-use crate::events::spans::Spans;
+use crate::spans::Spans;
 use crate::events::{AppendError, Origin};
 use crate::wire::{Acknowledgement, BatchHead, RecordKind, SPANS_MAX};
 
@@ -67,9 +67,9 @@ pub(super) async fn store(
         reason: "the gateway has sent records of too many databases; link it anew",
     })?;
     let run = (head.first, head.first + head.count as i64 - 1);
-    let missing = stream.spans.missing(run);
+    let missing: Vec<_> = stream.spans.missing(run).collect();
     let lost: Spans = head.lost.iter().flat_map(|span| stream.spans.missing(*span)).collect();
-    if missing.is_empty() && lost.len() == 0 {
+    if missing.is_empty() && lost.is_empty() {
         return Ok(Stored { acknowledgement: acknowledge(stream.spans, 0), series: None });
     }
     extend(&mut stream, run, lost)?;

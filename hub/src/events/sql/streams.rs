@@ -1,9 +1,9 @@
 //! What the Hub has of each stream: a row each.
 
 use crate::db::{Database, DbError, Row, Transaction, values};
-use crate::events::spans::Spans;
 use crate::events::{Found, Gaps};
 use crate::id::{GatewayId, WorkspaceId};
+use crate::spans::Spans;
 use crate::wire::{BatchHead, RecordKind, StreamState};
 
 /// A stream, as its row has it.

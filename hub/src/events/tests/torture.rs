@@ -188,7 +188,7 @@ async fn what_a_restored_hub_asks_for_again_is_there_once() {
             let gateway = origin(stream.gateway).gateway;
             let found = fixture.events.streams(gateway, Some(&stream.database)).await.unwrap();
             let state = found.into_iter().find(|state| state.kind == stream.kind).unwrap();
-            let had: crate::events::spans::Spans = state.spans.into_iter().collect();
+            let had: crate::spans::Spans = state.spans.into_iter().collect();
             for (first, last) in had.missing((1, RECORDS)) {
                 for first in (first..=last).step_by(100) {
                     let span = (first, last.min(first + 99));

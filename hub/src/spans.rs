@@ -4,16 +4,16 @@ use crate::wire::Span;
 
 /// Numbers of a stream: runs that rise, and are apart from each other by at least one number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Spans(Vec<Span>);
+pub struct Spans(Vec<Span>);
 
 impl Spans {
     /// Reads what [`Self::to_json`] wrote; nothing, if it is something else.
-    pub(crate) fn parse(json: &str) -> Option<Self> {
+    pub fn parse(json: &str) -> Option<Self> {
         serde_json::from_str::<Vec<Span>>(json).ok().map(Self::from_iter)
     }
 
     /// Writes the set as `[[1, 5000], [9001, 9400]]`.
-    pub(crate) fn to_json(&self) -> String {
+    pub fn to_json(&self) -> String {
         let mut json = String::from("[");
         for (at, (first, last)) in self.0.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
@@ -23,13 +23,34 @@ impl Spans {
         json
     }
 
-    /// How many runs there are.
-    pub(crate) fn len(&self) -> usize {
+    /// Returns how many runs there are.
+    pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Returns whether there are no numbers.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the highest number.
+    pub fn last(&self) -> Option<i64> {
+        self.0.last().map(|span| span.1)
+    }
+
+    /// Returns whether a number is in the set.
+    pub fn contains(&self, number: i64) -> bool {
+        let at = self.0.partition_point(|span| span.1 < number);
+        self.0.get(at).is_some_and(|span| span.0 <= number)
+    }
+
+    /// Returns whether all numbers of another set are in this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        other.0.iter().all(|span| self.missing(*span).next().is_none())
+    }
+
     /// Adds the numbers from the first to the second. A run that ends before it begins has none.
-    pub(crate) fn add(&mut self, (first, last): Span) {
+    pub fn add(&mut self, (first, last): Span) {
         if first > last {
             return;
         }
@@ -42,41 +63,40 @@ impl Spans {
         self.0.splice(from..to, [(first, last)]);
     }
 
-    /// Returns the runs of `within` that are not in the set.
-    pub(crate) fn missing(&self, within: Span) -> Vec<Span> {
-        let mut missing = Vec::new();
-        let (mut next, last) = within;
-        let from = self.0.partition_point(|span| span.1 < next);
-        for span in &self.0[from..] {
-            if span.0 > last {
-                break;
+    /// Returns the runs of `within` that are not in the set, by rising number.
+    pub fn missing(&self, within: Span) -> impl Iterator<Item = Span> {
+        let (first, last) = within;
+        let from = self.0.partition_point(|span| span.1 < first);
+        let mut spans = self.0[from..].iter();
+        // Nothing comes after the greatest number.
+        let mut next = Some(first);
+        std::iter::from_fn(move || {
+            while let Some(first) = next.filter(|first| *first <= last) {
+                let Some(span) = spans.next().filter(|span| span.0 <= last) else {
+                    next = None;
+                    return Some((first, last));
+                };
+                next = span.1.checked_add(1);
+                if first < span.0 {
+                    return Some((first, span.0 - 1));
+                }
             }
-            if span.0 > next {
-                missing.push((next, span.0 - 1));
-            }
-            match span.1.checked_add(1) {
-                Some(behind) => next = behind,
-                None => return missing,
-            }
-        }
-        if next <= last {
-            missing.push((next, last));
-        }
-        missing
+            None
+        })
     }
 
     /// Returns what is missing from 1 to the highest number.
-    pub(crate) fn gaps(&self) -> Vec<Span> {
-        self.0.last().map_or_else(Vec::new, |last| self.missing((1, last.1)))
+    pub fn gaps(&self) -> Vec<Span> {
+        self.last().map_or_else(Vec::new, |last| self.missing((1, last)).collect())
     }
 
     /// Returns the runs.
-    pub(crate) fn into_vec(self) -> Vec<Span> {
+    pub fn into_vec(self) -> Vec<Span> {
         self.0
     }
 
     /// Returns the runs.
-    pub(crate) fn as_slice(&self) -> &[Span] {
+    pub fn as_slice(&self) -> &[Span] {
         &self.0
     }
 }
@@ -128,7 +148,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_said() {
         let set = spans(&[(3, 5), (9, 9), (12, 20)]);
-        let cases: [(Span, &[Span]); 7] = [
+        let cases: [(Span, &[Span]); 8] = [
             ((1, 25), &[(1, 2), (6, 8), (10, 11), (21, 25)]),
             ((3, 5), &[]),
             ((4, 9), &[(6, 8)]),
@@ -136,10 +156,11 @@ mod tests {
             ((13, 14), &[]),
             ((20, 21), &[(21, 21)]),
             ((30, 40), &[(30, 40)]),
+            ((5, 4), &[]),
         ];
 
         for (within, missing) in cases {
-            assert_eq!(set.missing(within), missing, "{within:?}");
+            assert_eq!(set.missing(within).collect::<Vec<_>>(), missing, "{within:?}");
         }
         assert_eq!(set.gaps(), [(1, 2), (6, 8), (10, 11)]);
         assert_eq!(Spans::default().gaps(), []);
@@ -152,7 +173,19 @@ mod tests {
         set.add((i64::MIN, i64::MIN));
 
         assert_eq!(set.as_slice(), [(i64::MIN, i64::MIN), (i64::MAX - 1, i64::MAX)]);
-        assert_eq!(set.missing((i64::MAX - 2, i64::MAX)), [(i64::MAX - 2, i64::MAX - 2)]);
+        let missing: Vec<_> = set.missing((i64::MAX - 2, i64::MAX)).collect();
+        assert_eq!(missing, [(i64::MAX - 2, i64::MAX - 2)]);
+        assert_eq!(set.missing((i64::MAX, i64::MAX)).next(), None);
+    }
+
+    #[test]
+    fn a_set_knows_its_numbers() {
+        let set = spans(&[(3, 5), (9, 9)]);
+
+        let found: Vec<_> = (1..12).filter(|number| set.contains(*number)).collect();
+        assert_eq!((found, set.last(), set.len()), (vec![3, 4, 5, 9], Some(9), 2));
+        assert!(set.covers(&spans(&[(4, 5), (9, 9)])) && set.covers(&Spans::default()));
+        assert!(!set.covers(&spans(&[(4, 6)])));
     }
 
     #[test]
@@ -175,7 +208,7 @@ mod tests {
             for _ in 0..random.random_range(1..40) {
                 let first = random.random_range(1..120);
                 let last = first + random.random_range(0..12);
-                let missing: i64 = set.missing((first, last)).iter().map(|s| s.1 - s.0 + 1).sum();
+                let missing: i64 = set.missing((first, last)).map(|s| s.1 - s.0 + 1).sum();
                 let new = (first..=last).filter(|number| numbers.insert(*number)).count();
                 assert_eq!(missing, new as i64);
                 set.add((first, last));
