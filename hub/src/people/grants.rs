@@ -241,7 +241,7 @@ impl People {
         if transaction.row(sql, &values![user]).await?.is_none() {
             return Err(unknown());
         }
-        let issued = self.issue(&mut *transaction, user, row.get(3)?).await?;
+        let issued = self.issue(&mut *transaction, user, row.get(3)?, None).await?;
         transaction.commit().await?;
         Ok(issued)
     }

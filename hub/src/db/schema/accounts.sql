@@ -117,7 +117,11 @@ CREATE TABLE tokens (
     created_ms BIGINT NOT NULL,
     expires_ms BIGINT NOT NULL,
     used_ms BIGINT,
-    revoked_ms BIGINT
+    revoked_ms BIGINT,
+    -- The refresh token that got it, if one did.
+    got_by BIGINT,
+    -- Of a refresh token: when somebody showed what it got.
+    shown_ms BIGINT
 );
 CREATE INDEX tokens_by_family ON tokens (family);
 CREATE INDEX tokens_by_user ON tokens (user_id);

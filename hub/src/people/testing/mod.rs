@@ -161,7 +161,8 @@ impl Site {
     pub(crate) async fn token(&self, email: &str) -> String {
         let user = self.by(email).await.account.id;
         let mut transaction = self.database.begin().await.unwrap();
-        let issued = self.people.issue(&mut *transaction, user, rand::random()).await.unwrap();
+        let issued =
+            self.people.issue(&mut *transaction, user, rand::random(), None).await.unwrap();
         transaction.commit().await.unwrap();
         issued.access.reveal()
     }
