@@ -251,7 +251,7 @@ impl Search {
     ) -> Found<Vec<Row>> {
         let table = listing.table;
         let source = format!("SELECT * FROM {table} WHERE {RANGE} {NEWEST_FIRST} LIMIT $14");
-        let sql = statement(listing, &source, 15);
+        let sql = statement(database.dialect(), listing, &source, 15);
         database.rows(&sql, &self.parameters(range, values![steps, most])).await
     }
 
@@ -274,7 +274,7 @@ impl Search {
              WHERE {RANGE} AND at_ns = same_ns AND id = same_id
              AND (CAST($15 AS TEXT) IS NULL OR session = $15)"
         );
-        let sql = statement(listing, &source, 16);
+        let sql = statement(database.dialect(), listing, &source, 16);
         let session = self.session.as_deref().map(lines::label);
         database.rows(&sql, &self.parameters(range, values![id, session, most])).await
     }
@@ -292,7 +292,7 @@ impl Search {
             "SELECT * FROM {table} WHERE {RANGE} AND session_key = $14 AND session = $15
              {NEWEST_FIRST} LIMIT $16"
         );
-        let sql = statement(listing, &source, 17);
+        let sql = statement(database.dialect(), listing, &source, 17);
         let key = crate::events::labels::session_key(&session);
         let last = values![key, session, SAME_MAX, most];
         database.rows(&sql, &self.parameters(range, last)).await
@@ -311,7 +311,7 @@ impl Search {
             "SELECT * FROM {table} WHERE {RANGE} AND name IS NOT NULL AND name = $7
              {NEWEST_FIRST} LIMIT $14"
         );
-        let sql = statement(listing, &source, 15);
+        let sql = statement(database.dialect(), listing, &source, 15);
         database.rows(&sql, &self.parameters(range, values![SAME_MAX, most])).await
     }
 
@@ -324,20 +324,27 @@ impl Search {
         range: &Range,
         newest: &mut Newest,
     ) -> Found<()> {
-        let table = listing.table;
-        let source = format!(
-            "SELECT * FROM {table} WHERE {RANGE} AND series = $14 {NEWEST_FIRST} LIMIT $15"
-        );
-        let sql = statement(listing, &source, 15);
+        let dialect = database.dialect();
+        let sql = statement(dialect, listing, &of_series(dialect, listing.table), 15);
         let most = newest.most as i64;
-        for (series, last_ns) in self.candidates(database, listing, range, most).await? {
+        let candidates = self.candidates(database, listing, range, most).await?;
+        let (mut count, growth) = match dialect {
+            Dialect::Sqlite => (1, 1),
+            // To plan costs more than to read.
+            Dialect::Postgres => (8, 4),
+        };
+        let mut rest = &candidates[..];
+        while let Some((_, last_ns)) = rest.first() {
             let from_ns = newest.oldest_ns().max(range.from_ns);
-            if last_ns < from_ns {
+            if *last_ns < from_ns {
                 break;
             }
+            let (next, others) = rest.split_at(count.min(rest.len()));
+            let series: Vec<_> = next.iter().map(|(series, _)| series.to_string()).collect();
             let range = Range { from_ns, ..range.clone() };
-            let last = values![series, most];
+            let last = values![series.join(" "), most];
             newest.add(database.rows(&sql, &self.parameters(&range, last)).await?)?;
+            (rest, count) = (others, (count * growth).min(SERIES_FEW as usize));
         }
         Ok(())
     }
@@ -455,18 +462,45 @@ impl Newest {
 
 /// Returns the statement that reads lines of those records of `source` whose series match; the parameter
 /// `limit` is how many.
-fn statement(listing: &Listing, source: &str, limit: usize) -> String {
+fn statement(dialect: Dialect, listing: &Listing, source: &str, limit: usize) -> String {
     let Listing { table, columns } = listing;
-    // `CROSS JOIN` tells SQLite the order; PostgreSQL finds it.
+    let record = match dialect {
+        // `CROSS JOIN` tells it the order.
+        Dialect::Sqlite => (*table).to_owned(),
+        // Of days that are not analysed yet it would walk the range for each record, in the order that is
+        // asked for. `OFFSET 0` keeps it from making one join of all.
+        Dialect::Postgres => format!(
+            "LATERAL (SELECT * FROM {table} r WHERE r.workspace = $1 AND r.at_ns = k.at_ns AND r.id = k.id
+                AND r.at_ns <= $11 AND r.at_ns >= $13 OFFSET 0)"
+        ),
+    };
     format!(
         "{WANTED}, found AS (
             SELECT k.at_ns, k.id FROM ({source}) k CROSS JOIN wanted s WHERE s.id = k.series
             ORDER BY k.at_ns DESC, k.id DESC LIMIT ${limit})
-         SELECT {columns} FROM found k CROSS JOIN {table} t {LABELLED}
+         SELECT {columns} FROM found k CROSS JOIN {record} t {LABELLED}
          WHERE t.workspace = $1 AND t.at_ns = k.at_ns AND t.id = k.id
          AND t.at_ns <= $11 AND t.at_ns >= $13
          ORDER BY t.at_ns DESC, t.id DESC"
     )
+}
+
+/// Returns the statement that finds the newest $15 records of each series of $14: one for SQLite, which has no
+/// `LATERAL`, and several, with blanks between them, for PostgreSQL.
+fn of_series(dialect: Dialect, table: &str) -> String {
+    let one = |series: &str| {
+        format!(
+            "SELECT * FROM {table} WHERE {RANGE} AND series = {series} {NEWEST_FIRST} LIMIT $15"
+        )
+    };
+    match dialect {
+        Dialect::Sqlite => one("CAST($14 AS BIGINT)"),
+        Dialect::Postgres => format!(
+            "SELECT r.* FROM unnest(CAST(string_to_array($14, ' ') AS BIGINT[])) w(wanted_series)
+             CROSS JOIN LATERAL ({}) r",
+            one("wanted_series")
+        ),
+    }
 }
 
 /// Returns the start of the day that a time is in.
