@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 use crate::api::{self, Api};
 use crate::db::Database;
 use crate::error::{ApiError, chain};
+use crate::events::{EventStore, Waiting};
 use crate::fleet::{Figures, Fleet};
 use crate::server::{Metrics, count, sample};
 use crate::web::{self, Web};
@@ -37,6 +38,7 @@ struct Operations {
     database: Arc<dyn Database>,
     metrics: Arc<Metrics>,
     fleet: Arc<dyn Fleet>,
+    events: Arc<dyn EventStore>,
     /// What the database said lately, and when.
     known: Arc<Mutex<Option<(Instant, Gauges)>>>,
 }
@@ -48,6 +50,7 @@ pub(crate) fn hub(api: Api, web: Web, database: Arc<dyn Database>) -> Router {
         database,
         metrics: Arc::clone(&metrics),
         fleet: Arc::clone(&api.fleet),
+        events: Arc::clone(&api.events),
         known: Arc::default(),
     };
     Router::new()
@@ -111,6 +114,7 @@ async fn ready(State(operations): State<Operations>) -> Response {
 /// Always answers: what is counted in memory needs no database.
 async fn figures(State(operations): State<Operations>) -> Response {
     let mut text = operations.metrics.text();
+    write_waiting(&mut text, &operations.events.waiting());
     operations.figures().await.write(&mut text);
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -139,6 +143,17 @@ impl Operations {
     }
 }
 
+/// Writes how much the Hub has taken and not stored yet.
+fn write_waiting(text: &mut String, waiting: &[Waiting]) {
+    let mut gauge = |name, help, value: fn(&Waiting) -> u64| {
+        let one = |lane: &Waiting| (format!("{{lane=\"{}\"}}", lane.lane), value(lane) as f64);
+        sample(text, name, "gauge", help, &waiting.iter().map(one).collect::<Vec<_>>());
+    };
+    let help = "Batches that wait to be stored, or are being stored.";
+    gauge("ultra_hub_queued_batches", help, |lane| lane.batches);
+    gauge("ultra_hub_queued_records", "Their records.", |lane| lane.records);
+}
+
 /// What the database says, if it does.
 #[derive(Clone, Copy)]
 struct Gauges(Option<Figures>);
@@ -163,16 +178,21 @@ impl Gauges {
 #[cfg(test)]
 mod tests {
     use axum::body::{Body, to_bytes};
+    use tokio_util::task::TaskTracker;
     use tower_service::Service;
 
     use super::*;
     use crate::db::testing::TestDatabase;
+    use crate::events::sql::SqlEvents;
     use crate::fleet::{SqlFleet, Uptime};
 
     async fn operations(database: Arc<dyn Database>) -> Operations {
         let uptime = Arc::new(Uptime::begin(&*database).await.unwrap());
         let fleet = Arc::new(SqlFleet::new(Arc::clone(&database), uptime));
-        Operations { database, fleet, metrics: Arc::default(), known: Arc::default() }
+        let tasks = TaskTracker::new();
+        let events = SqlEvents::open(Arc::clone(&database), Default::default(), &tasks).await;
+        let events = Arc::new(events.unwrap());
+        Operations { database, fleet, events, metrics: Arc::default(), known: Arc::default() }
     }
 
     async fn text(operations: &Operations) -> String {
@@ -198,6 +218,8 @@ mod tests {
             assert_eq!(kept, before);
             assert!(missing.contains("\nultra_hub_database_up 0\n"), "{missing}");
             assert!(missing.contains("\nultra_hub_records_total 0\n"), "{missing}");
+            let waiting = "\nultra_hub_queued_records{lane=\"old\"} 0\n";
+            assert!(missing.contains(waiting), "{missing}");
             assert!(!missing.contains("ultra_hub_gateways"), "{missing}");
         }
     }

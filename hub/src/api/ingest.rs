@@ -3,6 +3,7 @@
 //! What is sent is limited before it is read: its bytes, what it becomes when it is no longer compressed, how
 //! often, how long it may take, and what all of them together may hold in memory.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,11 +12,12 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
+use tokio::task::spawn_blocking;
 use zstd::stream::raw::{DParameter, Decoder, Operation};
 
 use super::Api;
 use super::extract::Device;
-use super::room::{Held, RETRY_S, Room};
+use super::room::{Held, Memory, RETRY_S, Room};
 use crate::clock::now_ms;
 use crate::error::ApiError;
 use crate::events::{AppendError, Batch};
@@ -29,6 +31,9 @@ const ARRIVAL_MAX: Duration = Duration::from_secs(20);
 /// As much as compressed records become. More is an attack, if it is more than [`RATIO_FROM_BYTES`].
 const RATIO_MAX: usize = 100;
 const RATIO_FROM_BYTES: usize = 1024 * 1024;
+
+/// More than so many compressed bytes are not unpacked where requests are answered: it takes milliseconds.
+const UNPACKED_AT_ONCE: usize = 16 * 1024;
 
 /// zstd's window: more of it is of no use to a batch, and memory for whoever asks.
 const WINDOW_LOG_MAX: u32 = 24;
@@ -76,6 +81,12 @@ struct Arrived {
     held: Held,
 }
 
+#[derive(Clone, Copy)]
+enum Coding {
+    Identity,
+    Zstd,
+}
+
 async fn receive(room: &Room, headers: &HeaderMap, body: Body) -> Result<Arrived, ApiError> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let kind = text(header::CONTENT_TYPE).and_then(|kind| kind.split(';').next());
@@ -84,7 +95,7 @@ async fn receive(room: &Room, headers: &HeaderMap, body: Body) -> Result<Arrived
     }
     let coding = match text(header::CONTENT_ENCODING) {
         None | Some("identity") => Coding::Identity,
-        Some("zstd") => Coding::zstd()?,
+        Some("zstd") => Coding::Zstd,
         Some(_) => {
             let message = "send a batch with `Content-Encoding: zstd`, or without".to_owned();
             return Err(ApiError::Invalid(message));
@@ -94,110 +105,95 @@ async fn receive(room: &Room, headers: &HeaderMap, body: Body) -> Result<Arrived
     if length.is_some_and(|length| length > BATCH_SENT_BYTES_MAX) {
         return Err(ApiError::TooLarge(BATCH_SENT_BYTES_MAX));
     }
-    let arrival = Arrival { coding, sent: 0, bytes: Vec::new(), held: room.hold() };
-    match tokio::time::timeout(ARRIVAL_MAX, arrival.read(body)).await {
-        Ok(arrived) => arrived,
-        Err(_) => {
+    let sent =
+        tokio::time::timeout(ARRIVAL_MAX, collect(room.memory(), body)).await.map_err(|_| {
             let seconds = ARRIVAL_MAX.as_secs();
-            let message =
-                format!("the batch took more than {seconds} s to arrive; send fewer records");
-            Err(ApiError::Invalid(message))
+            ApiError::Invalid(format!(
+                "the batch took more than {seconds} s to arrive; send fewer records"
+            ))
+        })??;
+    match coding {
+        Coding::Identity => Ok(sent),
+        Coding::Zstd if sent.bytes.len() <= UNPACKED_AT_ONCE => unpack(room.memory(), &sent),
+        Coding::Zstd => {
+            let turn = Arc::clone(&room.unpacking).acquire_owned().await;
+            let memory = room.memory().clone();
+            let unpacked = spawn_blocking(move || {
+                let unpacked = unpack(&memory, &sent);
+                drop(turn);
+                unpacked
+            });
+            // The program ends, or it panicked, which was reported where it happened.
+            unpacked.await.map_err(|_| ApiError::Unavailable { retry_s: RETRY_S })?
         }
     }
 }
 
-/// A body that is arriving.
-struct Arrival {
-    coding: Coding,
-    sent: usize,
+/// Reads a body to its end.
+async fn collect(memory: &Memory, mut body: Body) -> Result<Arrived, ApiError> {
+    let mut growing = Growing { bytes: Vec::new(), held: memory.hold() };
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ended())?;
+        let Ok(data) = frame.into_data() else { continue };
+        if growing.bytes.len() + data.len() > BATCH_SENT_BYTES_MAX {
+            return Err(ApiError::TooLarge(BATCH_SENT_BYTES_MAX));
+        }
+        growing.add(&data)?;
+    }
+    Ok(growing.arrived())
+}
+
+/// Returns what was compressed.
+fn unpack(memory: &Memory, sent: &Arrived) -> Result<Arrived, ApiError> {
+    let decoder = || {
+        let mut decoder = Decoder::new()?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+        Ok::<_, std::io::Error>(decoder)
+    };
+    // It has no memory.
+    let mut decoder = decoder().map_err(|_| ApiError::Unavailable { retry_s: RETRY_S })?;
+    let mut buffer = vec![0; 128 * 1024].into_boxed_slice();
+    let mut growing = Growing { bytes: Vec::new(), held: memory.hold() };
+    let length_max = sent.bytes.len().saturating_mul(RATIO_MAX).max(RATIO_FROM_BYTES);
+    let mut data = &sent.bytes[..];
+    // Whether what came so far is whole.
+    let mut finished = false;
+    loop {
+        let status = decoder.run_on_buffers(data, &mut buffer);
+        let status =
+            status.map_err(|_| ApiError::Invalid("the batch is no valid zstd".to_owned()))?;
+        data = &data[status.bytes_read..];
+        let length = growing.bytes.len() + status.bytes_written;
+        if length > BATCH_BYTES_MAX {
+            return Err(ApiError::TooLarge(BATCH_BYTES_MAX));
+        }
+        if length > length_max {
+            let message = format!("a batch becomes at most {RATIO_MAX} times as much as was sent");
+            return Err(ApiError::Invalid(message));
+        }
+        growing.add(&buffer[..status.bytes_written])?;
+        if status.bytes_read > 0 || status.bytes_written > 0 {
+            finished = status.remaining == 0;
+        }
+        if data.is_empty() && status.bytes_written < buffer.len() {
+            return if finished { Ok(growing.arrived()) } else { Err(ended()) };
+        }
+    }
+}
+
+fn ended() -> ApiError {
+    ApiError::Invalid("the batch ended before its end".to_owned())
+}
+
+/// Bytes, with the room they take.
+struct Growing {
     bytes: Vec<u8>,
     held: Held,
 }
 
-enum Coding {
-    Identity,
-    Zstd {
-        decoder: Decoder<'static>,
-        /// Where it puts what it has read.
-        buffer: Box<[u8]>,
-        /// Whether what came so far is whole.
-        finished: bool,
-    },
-}
-
-impl Coding {
-    fn zstd() -> Result<Self, ApiError> {
-        let decoder = || {
-            let mut decoder = Decoder::new()?;
-            decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
-            Ok::<_, std::io::Error>(decoder)
-        };
-        // It has no memory.
-        let decoder = decoder().map_err(|_| ApiError::Unavailable { retry_s: RETRY_S })?;
-        let buffer = vec![0; 128 * 1024].into_boxed_slice();
-        Ok(Self::Zstd { decoder, buffer, finished: false })
-    }
-}
-
-impl Arrival {
-    async fn read(mut self, mut body: Body) -> Result<Arrived, ApiError> {
-        let ended = || ApiError::Invalid("the batch ended before its end".to_owned());
-        while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|_| ended())?.into_data() else { continue };
-            self.sent += data.len();
-            if self.sent > BATCH_SENT_BYTES_MAX {
-                return Err(ApiError::TooLarge(BATCH_SENT_BYTES_MAX));
-            }
-            self.decode(&data)?;
-        }
-        match self.coding {
-            Coding::Zstd { finished: false, .. } => Err(ended()),
-            Coding::Zstd { .. } | Coding::Identity => {
-                Ok(Arrived { bytes: self.bytes.into(), held: self.held })
-            }
-        }
-    }
-
-    fn decode(&mut self, mut data: &[u8]) -> Result<(), ApiError> {
-        let Self { coding, sent, bytes, held } = self;
-        let mut arrived = Growing { sent: *sent, bytes, held };
-        let (decoder, buffer, finished) = match coding {
-            Coding::Identity => return arrived.add(data),
-            Coding::Zstd { decoder, buffer, finished } => (decoder, buffer, finished),
-        };
-        loop {
-            let status = decoder.run_on_buffers(data, buffer);
-            let status =
-                status.map_err(|_| ApiError::Invalid("the batch is no valid zstd".to_owned()))?;
-            data = &data[status.bytes_read..];
-            arrived.add(&buffer[..status.bytes_written])?;
-            if status.bytes_read > 0 || status.bytes_written > 0 {
-                *finished = status.remaining == 0;
-            }
-            if data.is_empty() && status.bytes_written < buffer.len() {
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// What came so far.
-struct Growing<'a> {
-    sent: usize,
-    bytes: &'a mut Vec<u8>,
-    held: &'a mut Held,
-}
-
-impl Growing<'_> {
+impl Growing {
     fn add(&mut self, more: &[u8]) -> Result<(), ApiError> {
         let length = self.bytes.len() + more.len();
-        if length > BATCH_BYTES_MAX {
-            return Err(ApiError::TooLarge(BATCH_BYTES_MAX));
-        }
-        if length > RATIO_FROM_BYTES && length > self.sent.saturating_mul(RATIO_MAX) {
-            let message = format!("a batch becomes at most {RATIO_MAX} times as much as was sent");
-            return Err(ApiError::Invalid(message));
-        }
         if length > self.bytes.capacity() {
             let capacity = length.next_power_of_two();
             self.held.grow_to(capacity)?;
@@ -205,6 +201,10 @@ impl Growing<'_> {
         }
         self.bytes.extend_from_slice(more);
         Ok(())
+    }
+
+    fn arrived(self) -> Arrived {
+        Arrived { bytes: self.bytes.into(), held: self.held }
     }
 }
 

@@ -44,8 +44,14 @@ pub(crate) struct Room {
     pub(super) links: Often,
     pub(super) reads: Often,
     pub(super) selves: Often,
-    memory: Arc<Semaphore>,
+    /// One large batch is unpacked at a time, so that a hundred that come at once leave others a processor.
+    pub(super) unpacking: Arc<Semaphore>,
+    memory: Memory,
 }
+
+/// What is left of the memory for batches.
+#[derive(Debug, Clone)]
+pub(super) struct Memory(Arc<Semaphore>);
 
 /// How often each of many askers may ask.
 #[derive(Debug)]
@@ -54,7 +60,7 @@ pub(super) struct Often(DefaultKeyedRateLimiter<i64>);
 /// A part of the memory.
 #[derive(Debug)]
 pub(super) struct Held {
-    memory: Arc<Semaphore>,
+    memory: Memory,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -66,7 +72,8 @@ impl Default for Room {
             links: often(LINKS),
             reads: often(READS),
             selves: often(SELVES),
-            memory: Arc::new(Semaphore::new(UNITS)),
+            unpacking: Arc::new(Semaphore::new(1)),
+            memory: Memory(Arc::new(Semaphore::new(UNITS))),
         }
     }
 }
@@ -85,9 +92,15 @@ impl Often {
 }
 
 impl Room {
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+}
+
+impl Memory {
     /// Returns nothing of the memory, which can grow.
     pub(super) fn hold(&self) -> Held {
-        Held { memory: Arc::clone(&self.memory), permit: None }
+        Held { memory: self.clone(), permit: None }
     }
 }
 
@@ -100,7 +113,8 @@ impl Held {
             return Ok(());
         }
         let more = u32::try_from(more).ok();
-        let more = more.and_then(|more| Arc::clone(&self.memory).try_acquire_many_owned(more).ok());
+        let more =
+            more.and_then(|more| Arc::clone(&self.memory.0).try_acquire_many_owned(more).ok());
         let more = more.ok_or(ApiError::Unavailable { retry_s: RETRY_S })?;
         match &mut self.permit {
             Some(permit) => permit.merge(more),
@@ -129,7 +143,7 @@ mod tests {
     #[test]
     fn memory_is_shared_and_given_back() {
         let room = Room::default();
-        let (mut first, mut second) = (room.hold(), room.hold());
+        let (mut first, mut second) = (room.memory().hold(), room.memory().hold());
         first.grow_to(1).unwrap();
         first.grow_to(UNITS * UNIT_BYTES - 1).unwrap();
 

@@ -72,6 +72,9 @@ pub(crate) trait EventStore: Records {
     /// Stores what of a batch is not there yet. When this returns, it is durable.
     async fn append(&self, origin: Origin, batch: Batch) -> Result<Acknowledgement, AppendError>;
 
+    /// Returns what was taken and is not durable yet.
+    fn waiting(&self) -> Vec<Waiting>;
+
     /// Returns what is there of a gateway's streams; of one database only, if it is named.
     async fn streams(&self, gateway: GatewayId, database: Option<&str>) -> Found<Vec<StreamState>>;
 
@@ -104,6 +107,14 @@ pub(crate) struct Batch {
     pub(crate) head: BatchHead,
     pub(crate) lines: bytes::Bytes,
     pub(crate) received_ms: i64,
+}
+
+/// Batches of one lane that wait to be stored, or are being stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) lane: &'static str,
+    pub(crate) batches: u64,
+    pub(crate) records: u64,
 }
 
 /// Why a batch was not stored.

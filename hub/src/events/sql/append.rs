@@ -9,9 +9,9 @@ use super::tables;
 use crate::db::{DbError, Transaction, Value, values};
 use crate::events::labels::session_key;
 use crate::events::lines::{Body, Lines, Record, Rejected};
-use crate::spans::Spans;
 use crate::events::{AppendError, Origin};
-use crate::wire::{Acknowledgement, BatchHead, RecordKind, SPANS_MAX};
+use crate::spans::Spans;
+use crate::wire::{Acknowledgement, BatchHead, RecordKind, SPANS_MAX, Span};
 
 /// A batch whose lines were read.
 #[derive(Debug)]
@@ -20,6 +20,34 @@ pub(super) struct ReadBatch {
     pub(super) head: BatchHead,
     pub(super) lines: Lines,
     pub(super) received_ms: i64,
+}
+
+impl ReadBatch {
+    /// Returns the numbers of its records.
+    pub(super) fn run(&self) -> Span {
+        (self.head.first, self.head.first + self.head.count as i64 - 1)
+    }
+
+    /// Splits it into batches of at most so many records, the first one first. What is lost goes with that.
+    pub(super) fn split(mut self, records_max: u64) -> Vec<Self> {
+        let mut parts = Vec::new();
+        while self.head.count > records_max {
+            let first = self.head.first + records_max as i64;
+            let records = self.lines.records.partition_point(|record| record.seq < first);
+            let rejected = self.lines.rejected.partition_point(|rejected| rejected.seq < first);
+            let lines = Lines {
+                records: self.lines.records.split_off(records),
+                rejected: self.lines.rejected.split_off(rejected),
+            };
+            let mut head = BatchHead { first, lost: Vec::new(), ..self.head.clone() };
+            head.count -= records_max;
+            self.head.count = records_max;
+            let rest = Self { head, lines, ..self };
+            parts.push(std::mem::replace(&mut self, rest));
+        }
+        parts.push(self);
+        parts
+    }
 }
 
 /// What became of a batch, once its transaction is committed.
@@ -66,7 +94,7 @@ pub(super) async fn store(
     let mut stream = stream.ok_or(AppendError::Invalid {
         reason: "the gateway has sent records of too many databases; link it anew",
     })?;
-    let run = (head.first, head.first + head.count as i64 - 1);
+    let run = batch.run();
     let missing: Vec<_> = stream.spans.missing(run).collect();
     let lost: Spans = head.lost.iter().flat_map(|span| stream.spans.missing(*span)).collect();
     if missing.is_empty() && lost.is_empty() {

@@ -34,11 +34,13 @@ use self::series::KnownSeries;
 use self::writer::{Job, Writer};
 use super::{
     AppendError, AuditLine, AuditQuery, Batch, Choices, ClientUse, EventStore, Found, Gaps, Origin,
-    Page, Records, ServerDetail, ServerUse, SessionKey, TraceDetail, TraceLine, TraceQuery, lines,
+    Page, Records, ServerDetail, ServerUse, SessionKey, TraceDetail, TraceLine, TraceQuery,
+    Waiting, lines,
 };
 use crate::db::{Database, DbError, Row};
 use crate::id::{GatewayId, WorkspaceId};
-use crate::wire::{Acknowledgement, StreamState};
+use crate::spans::Spans;
+use crate::wire::{Acknowledgement, SPANS_MAX, StreamState};
 
 pub(crate) use self::disk::FreeSpace;
 
@@ -48,8 +50,10 @@ const RECENT_NS: i64 = 10 * 60 * 1_000_000_000;
 /// Records of a small batch.
 const SMALL_RECORDS: u64 = 100;
 
-/// Large batches whose lines are read at the same time. Small ones do not wait.
+/// Batches of what happens now whose lines are read at the same time, and those of what happened long ago.
+/// Small ones do not wait.
 const READING_MAX: usize = 2;
+const READING_OLD_MAX: usize = 1;
 
 /// What a store of events is told.
 #[derive(Debug, Default)]
@@ -67,7 +71,8 @@ pub(crate) struct SqlEvents {
     writer: Arc<Writer>,
     queue: Arc<Queue<Job>>,
     disk: Option<Disk>,
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
+    reading_old: Arc<Semaphore>,
 }
 
 impl SqlEvents {
@@ -92,7 +97,9 @@ impl SqlEvents {
             tasks.spawn(Arc::clone(&writer).run());
         }
         let disk = options.directory.map(|directory| Disk::new(directory, options.free));
-        Ok(Self { database, writer, queue, disk, reading: Semaphore::new(READING_MAX) })
+        let reading = Arc::new(Semaphore::new(READING_MAX));
+        let reading_old = Arc::new(Semaphore::new(READING_OLD_MAX));
+        Ok(Self { database, writer, queue, disk, reading, reading_old })
     }
 
     async fn take(&self, origin: Origin, batch: Batch) -> Result<Acknowledgement, AppendError> {
@@ -104,15 +111,63 @@ impl SqlEvents {
         }
         let (lane, count) = (lane(&batch), batch.head.count);
         let ticket = self.queue.admit(lane, count, batch.lines.len()).ok_or(AppendError::Full)?;
-        let permit = match lane {
+        let reading = match lane {
             Lane::Small => None,
-            Lane::Recent | Lane::Old => Some(self.reading.acquire().await.map_err(stopped)?),
+            Lane::Recent => Some(&self.reading),
+            Lane::Old => Some(&self.reading_old),
         };
-        let batch = spawn_blocking(move || read(origin, batch)).await.map_err(stopped)??;
-        drop(permit);
-        let (reply, answer) = oneshot::channel();
-        self.queue.push(lane, count, Job { batch, reply, ticket });
-        answer.await.map_err(stopped)?
+        let permit = match reading {
+            None => None,
+            Some(reading) => Some(Arc::clone(reading).acquire_owned().await.map_err(stopped)?),
+        };
+        // What is read on after its client hung up keeps its permit.
+        let batch = spawn_blocking(move || {
+            let read = read(origin, batch);
+            drop(permit);
+            read
+        });
+        let batch = batch.await.map_err(stopped)??;
+        let parts = match lane {
+            Lane::Small | Lane::Recent => vec![batch],
+            Lane::Old => self.parts(batch).await?,
+        };
+        let ticket = Arc::new(ticket);
+        let mut stored = Acknowledgement { spans: Vec::new(), rejected: 0 };
+        for batch in parts {
+            let (reply, answer) = oneshot::channel();
+            let (count, ticket) = (batch.head.count, Arc::clone(&ticket));
+            self.queue.push(lane, count, Job { batch, reply, ticket });
+            let acknowledgement = answer.await.map_err(stopped)??;
+            stored.rejected += acknowledgement.rejected;
+            stored.spans = acknowledgement.spans;
+        }
+        Ok(stored)
+    }
+
+    /// Returns the parts in which an old batch is stored, without those that are there already: whoever hung
+    /// up in the middle gets further the next time.
+    async fn parts(&self, batch: ReadBatch) -> Result<Vec<ReadBatch>, AppendError> {
+        let part_max = writer::old_part(self.database.dialect());
+        if batch.head.count <= part_max {
+            return Ok(vec![batch]);
+        }
+        let (gateway, head) = (batch.origin.gateway, &batch.head);
+        let known = streams::states(&*self.database, gateway, Some(&head.database)).await?;
+        let known = known.into_iter().find(|state| state.kind == head.kind);
+        let spans = known.map(|state| state.spans).unwrap_or_default();
+        // Only as a whole it may close a gap, and not make one more.
+        if spans.len() >= SPANS_MAX {
+            return Ok(vec![batch]);
+        }
+        let spans: Spans = spans.into_iter().collect();
+        let mut parts = batch.split(part_max);
+        // One is left to be acknowledged.
+        let last = parts.pop();
+        parts.retain(|part| {
+            !part.head.lost.is_empty() || spans.missing(part.run()).next().is_some()
+        });
+        parts.extend(last);
+        Ok(parts)
     }
 }
 
@@ -177,6 +232,10 @@ impl Records for SqlEvents {
 impl EventStore for SqlEvents {
     async fn append(&self, origin: Origin, batch: Batch) -> Result<Acknowledgement, AppendError> {
         self.take(origin, batch).await
+    }
+
+    fn waiting(&self) -> Vec<Waiting> {
+        self.queue.waiting()
     }
 
     async fn streams(&self, gateway: GatewayId, database: Option<&str>) -> Found<Vec<StreamState>> {

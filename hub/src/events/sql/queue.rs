@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::events::Waiting;
+
 /// What waits in all lanes together, in bytes as they came.
 const BYTES_MAX: usize = 96 * 1024 * 1024;
 
 /// A batch costs as much as so many records, in addition to those it has.
 const BATCH_COST: u64 = 20;
 
-/// Of so many choices, one prefers the last lane: it must not wait forever either.
-const OLD_TURN: u64 = 8;
+/// Groups of the last lane at the same time, of one batch each. That is how long all others wait at most.
+const OLD_GROUPS_MAX: usize = 1;
 
 /// Which of them; the first one comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,16 @@ pub(super) enum Lane {
 }
 
 impl Lane {
+    const ALL: [Self; 3] = [Self::Small, Self::Recent, Self::Old];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::Recent => "recent",
+            Self::Old => "old",
+        }
+    }
+
     /// The cost of what may wait in this lane: two or three seconds of storing. Whoever is refused
     /// comes again.
     fn cost_max(self) -> u64 {
@@ -47,8 +59,10 @@ pub(super) struct Portions {
     pub(super) batches_max: usize,
     /// Their records; a single batch may have more.
     pub(super) records_max: u64,
-    /// Groups that are not only of small ones, stored at the same time. Others are left for those.
+    /// Groups that are not of small ones, stored at the same time. Others are left for those.
     pub(super) large_groups_max: usize,
+    /// Of so many of those, one prefers the last lane: it must not wait forever either.
+    pub(super) old_turn: u64,
 }
 
 /// What waits.
@@ -65,9 +79,13 @@ struct State<T> {
     lanes: [VecDeque<(u64, T)>; 3],
     /// What is in the lanes, on its way to them, or being stored.
     costs: [u64; 3],
+    batches: [u64; 3],
     bytes: usize,
-    large_groups: usize,
-    turn: u64,
+    /// Groups that are being stored.
+    groups: [usize; 3],
+    large_groups_taken: u64,
+    /// The group before was of small ones. However many of them come, others have their turn.
+    small_before: bool,
     closed: bool,
 }
 
@@ -80,12 +98,12 @@ pub(super) struct Ticket<T> {
     bytes: usize,
 }
 
-/// What was taken from the queue together.
+/// What was taken from one lane together.
 #[derive(Debug)]
 pub(super) struct Group<T> {
     pub(super) jobs: Vec<T>,
-    /// If not all of them are small.
-    large: Option<Arc<Queue<T>>>,
+    lane: Lane,
+    queue: Arc<Queue<T>>,
 }
 
 impl<T> Queue<T> {
@@ -93,9 +111,11 @@ impl<T> Queue<T> {
         let state = State {
             lanes: [VecDeque::new(), VecDeque::new(), VecDeque::new()],
             costs: [0; 3],
+            batches: [0; 3],
             bytes: 0,
-            large_groups: 0,
-            turn: 0,
+            groups: [0; 3],
+            large_groups_taken: 0,
+            small_before: false,
             closed: false,
         };
         Self { state: Mutex::new(state), ready: Notify::new(), portions }
@@ -115,6 +135,7 @@ impl<T> Queue<T> {
             return None;
         }
         state.costs[lane as usize] += cost;
+        state.batches[lane as usize] += 1;
         state.bytes += bytes;
         Some(Ticket { queue: Arc::clone(self), lane, cost, bytes })
     }
@@ -130,15 +151,14 @@ impl<T> Queue<T> {
         loop {
             {
                 let mut state = self.lock();
-                let (jobs, large) = state.take(self.portions);
+                let taken = state.take(self.portions);
                 let is_empty = state.lanes.iter().all(VecDeque::is_empty);
-                if !jobs.is_empty() {
+                if let Some((lane, jobs)) = taken {
                     drop(state);
                     if !is_empty {
                         self.ready.notify_one();
                     }
-                    let large = large.then(|| Arc::clone(self));
-                    return Some(Group { jobs, large });
+                    return Some(Group { jobs, lane, queue: Arc::clone(self) });
                 }
                 if state.closed && is_empty {
                     self.ready.notify_one();
@@ -147,6 +167,16 @@ impl<T> Queue<T> {
             }
             self.ready.notified().await;
         }
+    }
+
+    /// Returns what is in each lane, on its way to it, or being stored.
+    pub(super) fn waiting(&self) -> Vec<Waiting> {
+        let state = self.lock();
+        let waiting = |lane: Lane| {
+            let (batches, cost) = (state.batches[lane as usize], state.costs[lane as usize]);
+            Waiting { lane: lane.as_str(), batches, records: cost - batches * BATCH_COST }
+        };
+        Lane::ALL.map(waiting).into()
     }
 
     /// Lets [`Self::take`] end.
@@ -162,42 +192,50 @@ impl<T> Queue<T> {
 }
 
 impl<T> State<T> {
-    /// Returns jobs, and whether some are of large batches.
-    fn take(&mut self, portions: Portions) -> (Vec<T>, bool) {
-        self.turn += 1;
-        let mut jobs = Vec::new();
-        self.move_from(Lane::Small, portions.batches_max, portions.records_max, &mut jobs);
-        let small = jobs.len();
-        if self.large_groups >= portions.large_groups_max {
-            return (jobs, false);
-        }
-        // Beside small ones, one large batch at a time: that is how long the next small one waits.
-        let room = portions.batches_max.saturating_sub(small);
-        let room = if small == 0 { room } else { room.min(1) };
-        let mut lanes = [Lane::Recent, Lane::Old];
-        if self.turn.is_multiple_of(OLD_TURN) {
-            lanes.reverse();
-        }
-        for lane in lanes {
-            if jobs.len() == small {
-                self.move_from(lane, room, portions.records_max, &mut jobs);
+    /// Returns jobs of one lane.
+    fn take(&mut self, portions: Portions) -> Option<(Lane, Vec<T>)> {
+        for lane in self.order(portions.old_turn) {
+            let others = self.groups[Lane::Recent as usize] + self.groups[Lane::Old as usize];
+            let (batches_max, has_room) = match lane {
+                Lane::Small => (portions.batches_max, true),
+                Lane::Recent => (portions.batches_max, others < portions.large_groups_max),
+                Lane::Old => {
+                    let own = self.groups[Lane::Old as usize];
+                    (1, own < OLD_GROUPS_MAX && others < portions.large_groups_max)
+                }
+            };
+            if !has_room || self.lanes[lane as usize].is_empty() {
+                continue;
             }
+            self.groups[lane as usize] += 1;
+            self.small_before = lane == Lane::Small;
+            self.large_groups_taken += u64::from(lane != Lane::Small);
+            return Some((lane, self.first(lane, batches_max, portions.records_max)));
         }
-        let large = jobs.len() > small;
-        self.large_groups += usize::from(large);
-        (jobs, large)
+        None
     }
 
-    fn move_from(&mut self, lane: Lane, batches_max: usize, records_max: u64, jobs: &mut Vec<T>) {
-        let (mut batches, mut moved) = (0, 0);
-        while batches < batches_max
+    /// Returns the lanes, the one whose turn it is first.
+    fn order(&self, old_turn: u64) -> [Lane; 3] {
+        let is_old = self.large_groups_taken % old_turn == old_turn - 1;
+        match (self.small_before, is_old) {
+            (false, false) => [Lane::Small, Lane::Recent, Lane::Old],
+            (false, true) => [Lane::Small, Lane::Old, Lane::Recent],
+            (true, false) => [Lane::Recent, Lane::Old, Lane::Small],
+            (true, true) => [Lane::Old, Lane::Recent, Lane::Small],
+        }
+    }
+
+    fn first(&mut self, lane: Lane, batches_max: usize, records_max: u64) -> Vec<T> {
+        let (mut jobs, mut taken) = (Vec::new(), 0);
+        while jobs.len() < batches_max
             && let Some((records, job)) = self.lanes[lane as usize]
-                .pop_front_if(|(records, _)| batches == 0 || moved + *records <= records_max)
+                .pop_front_if(|(records, _)| jobs.is_empty() || taken + *records <= records_max)
         {
-            batches += 1;
-            moved += records;
+            taken += records;
             jobs.push(job);
         }
+        jobs
     }
 }
 
@@ -205,16 +243,15 @@ impl<T> Drop for Ticket<T> {
     fn drop(&mut self) {
         let mut state = self.queue.lock();
         state.costs[self.lane as usize] -= self.cost;
+        state.batches[self.lane as usize] -= 1;
         state.bytes -= self.bytes;
     }
 }
 
 impl<T> Drop for Group<T> {
     fn drop(&mut self) {
-        if let Some(queue) = self.large.take() {
-            queue.lock().large_groups -= 1;
-            queue.ready.notify_one();
-        }
+        self.queue.lock().groups[self.lane as usize] -= 1;
+        self.queue.ready.notify_one();
     }
 }
 
@@ -222,19 +259,26 @@ impl<T> Drop for Group<T> {
 mod tests {
     use super::*;
 
-    const ONE: Portions = Portions { batches_max: 1, records_max: 1, large_groups_max: 2 };
-    const MANY: Portions = Portions { batches_max: 64, records_max: 2000, large_groups_max: 1 };
+    const ONE: Portions =
+        Portions { batches_max: 1, records_max: 1, large_groups_max: 2, old_turn: 8 };
+    const MANY: Portions =
+        Portions { batches_max: 64, records_max: 2000, large_groups_max: 1, old_turn: 8 };
 
     fn queue(portions: Portions) -> Arc<Queue<&'static str>> {
         Arc::new(Queue::new(portions))
     }
 
+    /// Takes so many groups, one after the other.
     async fn taken(queue: &Arc<Queue<&'static str>>, groups: usize) -> Vec<Vec<&'static str>> {
         let mut taken = Vec::new();
         for _ in 0..groups {
             taken.push(queue.take().await.unwrap().jobs.clone());
         }
         taken
+    }
+
+    async fn is_waiting(queue: &Arc<Queue<&'static str>>) -> bool {
+        tokio::time::timeout(std::time::Duration::from_millis(10), queue.take()).await.is_err()
     }
 
     #[tokio::test]
@@ -248,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_group_has_all_that_is_small_and_one_large_batch() {
+    async fn small_ones_are_stored_together_recent_ones_too_and_old_ones_by_themselves() {
         let queue = queue(MANY);
         for _ in 0..3 {
             queue.push(Lane::Old, 1000, "old");
@@ -256,26 +300,50 @@ mod tests {
             queue.push(Lane::Small, 10, "small");
         }
 
-        let taken = taken(&queue, 4).await;
+        let taken = taken(&queue, 6).await;
 
-        assert_eq!(taken[0], ["small", "small", "small", "recent"]);
-        assert_eq!(taken[1..], [vec!["recent", "recent"], vec!["old", "old"], vec!["old"]]);
+        assert_eq!(taken[..2], [vec!["small", "small", "small"], vec!["recent", "recent"]]);
+        assert_eq!(taken[2..], [["recent"], ["old"], ["old"], ["old"]]);
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_however_many_small_ones_come() {
+        let queue = queue(ONE);
+        queue.push(Lane::Recent, 1000, "recent");
+        for _ in 0..4 {
+            queue.push(Lane::Small, 10, "small");
+        }
+
+        assert_eq!(taken(&queue, 3).await, [["small"], ["recent"], ["small"]]);
     }
 
     #[tokio::test]
     async fn large_batches_leave_room_for_small_ones() {
         let queue = queue(ONE);
         for _ in 0..3 {
-            queue.push(Lane::Old, 1000, "old");
+            queue.push(Lane::Recent, 1000, "recent");
         }
         let groups = [queue.take().await.unwrap(), queue.take().await.unwrap()];
 
         // Two are being stored: a third one waits, and a small one does not.
-        let waiting = tokio::time::timeout(std::time::Duration::from_millis(10), queue.take());
-        assert!(waiting.await.is_err());
+        assert!(is_waiting(&queue).await);
         queue.push(Lane::Small, 1, "small");
         assert_eq!(queue.take().await.unwrap().jobs, ["small"]);
         drop(groups);
+        assert_eq!(queue.take().await.unwrap().jobs, ["recent"]);
+    }
+
+    #[tokio::test]
+    async fn old_batches_leave_room_for_recent_ones() {
+        let queue = queue(ONE);
+        queue.push(Lane::Old, 1000, "old");
+        queue.push(Lane::Old, 1000, "old");
+        let group = queue.take().await.unwrap();
+
+        assert!(is_waiting(&queue).await);
+        queue.push(Lane::Recent, 1000, "recent");
+        assert_eq!(queue.take().await.unwrap().jobs, ["recent"]);
+        drop(group);
         assert_eq!(queue.take().await.unwrap().jobs, ["old"]);
     }
 
@@ -301,6 +369,9 @@ mod tests {
         assert_eq!(tickets.len(), 15);
         assert!(queue.admit(Lane::Recent, 1000, 1).is_some());
         assert!(queue.admit(Lane::Small, 1, BYTES_MAX).is_none());
+        let old = Waiting { lane: "old", batches: 15, records: 15_000 };
+        let none = |lane| Waiting { lane, batches: 0, records: 0 };
+        assert_eq!(queue.waiting(), [none("small"), none("recent"), old]);
         tickets.pop();
         assert!(queue.admit(Lane::Old, 1000, 1).is_some());
     }

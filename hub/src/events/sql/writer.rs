@@ -14,7 +14,7 @@ use super::series::KnownSeries;
 use crate::db::{Database, DbError, Dialect};
 use crate::error::chain;
 use crate::events::AppendError;
-use crate::wire::Acknowledgement;
+use crate::wire::{Acknowledgement, BATCH_RECORDS_MAX};
 
 /// A batch on its way to the database.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Job {
     pub(super) batch: ReadBatch,
     pub(super) reply: oneshot::Sender<Result<Acknowledgement, AppendError>>,
     /// Held until the reply is sent.
-    pub(super) ticket: Ticket<Self>,
+    pub(super) ticket: Arc<Ticket<Self>>,
 }
 
 /// What a writer works with.
@@ -46,9 +46,23 @@ pub(super) fn writers(dialect: Dialect) -> usize {
 /// Returns what a writer takes at a time.
 pub(super) fn portions(dialect: Dialect) -> Portions {
     match dialect {
-        // A tenth of a second or two: whoever comes while it is stored waits for it and for the next one.
-        Dialect::Sqlite => Portions { batches_max: 64, records_max: 2000, large_groups_max: 1 },
-        Dialect::Postgres => Portions { batches_max: 1, records_max: 1, large_groups_max: 4 },
+        // A tenth of a second or so: whoever comes while it is stored waits.
+        // An old group is a part of a batch only: so every second one.
+        Dialect::Sqlite => {
+            Portions { batches_max: 64, records_max: 2000, large_groups_max: 1, old_turn: 2 }
+        }
+        Dialect::Postgres => {
+            Portions { batches_max: 1, records_max: 1, large_groups_max: 4, old_turn: 8 }
+        }
+    }
+}
+
+/// Returns how many records of an old batch are stored at a time: whoever comes meanwhile waits for them.
+pub(super) fn old_part(dialect: Dialect) -> u64 {
+    match dialect {
+        Dialect::Sqlite => 100,
+        // Nobody waits.
+        Dialect::Postgres => BATCH_RECORDS_MAX,
     }
 }
 

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::events::Gaps;
-use crate::wire::StreamState;
+use crate::wire::{SPANS_MAX, StreamState};
 
 fn traces(numbers: std::ops::RangeInclusive<i64>) -> Vec<Value> {
     numbers.map(trace).collect()
@@ -112,6 +112,59 @@ async fn a_line_that_cannot_be_read_is_kept_apart_and_stops_nothing() {
             assert_eq!(*seq, at as i64 + 2);
             assert!(reason.contains(expected), "{seq}: {reason}");
         }
+    }
+}
+
+/// Of long ago: it is stored in parts, so that others get in between.
+#[tokio::test]
+async fn a_large_old_batch_is_answered_as_a_whole() {
+    for fixture in Fixture::each().await {
+        let mut records: Vec<_> = (11..=460).map(trace).collect();
+        for bad in [0, 99, 100, 449] {
+            records[bad] = json!({});
+        }
+        let lost = [(1, 5), (600, 700)];
+        let batch = || batch_of(DATABASE, RecordKind::Traces, 11, &records, &lost);
+
+        let ack = fixture.events.append(origin(1), batch()).await.unwrap();
+        let again = fixture.events.append(origin(1), batch()).await.unwrap();
+
+        let spans = vec![(1, 5), (11, 460), (600, 700)];
+        assert_eq!(ack, Acknowledgement { spans: spans.clone(), rejected: 4 });
+        assert_eq!(again, Acknowledgement { spans, rejected: 0 });
+        assert_eq!((fixture.count("traces").await, fixture.count("rejected").await), (446, 4));
+        let sql = "SELECT rejected FROM streams WHERE gateway = 1";
+        let row = fixture.database.row(sql, &[]).await.unwrap().unwrap();
+        assert_eq!(row.get::<i64>(0).unwrap(), 4);
+    }
+}
+
+/// A gap is filled from its end, so that what comes joins what is there: no part of it may be one more run.
+#[tokio::test]
+async fn a_large_old_batch_may_fill_a_gap_when_there_are_as_many_as_can_be() {
+    for fixture in Fixture::each().await {
+        let lost: Vec<_> = (0..SPANS_MAX as i64).map(|at| (1000 + 2 * at, 1000 + 2 * at)).collect();
+        let lost = batch_of(DATABASE, RecordKind::Traces, 1, &[], &lost);
+        assert_eq!(fixture.events.append(origin(1), lost).await.unwrap().spans.len(), SPANS_MAX);
+        let records: Vec<_> = (600..1000).map(trace).collect();
+
+        let ack = fixture.send(1, 600, &records).await.unwrap();
+
+        assert_eq!((ack.spans[0], ack.spans.len()), ((600, 1000), SPANS_MAX));
+    }
+}
+
+/// Whoever hung up in the middle sends the same again.
+#[tokio::test]
+async fn a_large_old_batch_goes_on_where_it_was() {
+    for fixture in Fixture::each().await {
+        let records: Vec<_> = (1..=400).map(trace).collect();
+        fixture.send(1, 101, &records[100..300]).await.unwrap();
+
+        let ack = fixture.send(1, 1, &records).await.unwrap();
+
+        assert_eq!(ack.spans, [(1, 400)]);
+        assert_eq!(fixture.count("traces").await, 400);
     }
 }
 
