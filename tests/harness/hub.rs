@@ -35,6 +35,7 @@ pub struct Hub {
     address: String,
     mark: String,
     flags: Vec<String>,
+    trusted: Option<PathBuf>,
     running: Option<Running>,
     /// The link that sets it up, as its first start printed it.
     pub setup_url: Option<String>,
@@ -72,17 +73,34 @@ impl Hub {
     ///
     /// If it does not start.
     pub fn start_at(address: &str, storage: Storage, flags: &[&str]) -> Self {
-        let mut this = Self {
+        let mut this = Self::new(address, storage, flags);
+        this.run();
+        this
+    }
+
+    /// Starts one that trusts the certificates of a file, and no others.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub fn start_trusting(certificates: &Path, storage: Storage) -> Self {
+        let mut this = Self::new("127.0.0.1:0", storage, &[]);
+        this.trusted = Some(certificates.to_owned());
+        this.run();
+        this
+    }
+
+    fn new(address: &str, storage: Storage, flags: &[&str]) -> Self {
+        Self {
             dir: tempfile::Builder::new().prefix("ultra-hub-").tempdir().expect("a directory"),
             storage,
             address: address.to_owned(),
             mark: uuid::Uuid::now_v7().to_string(),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            trusted: None,
             running: None,
             setup_url: None,
-        };
-        this.run();
-        this
+        }
     }
 
     /// Starts it again after [`Hub::kill`] or [`Hub::stop`], at the same address.
@@ -98,6 +116,9 @@ impl Hub {
             Storage::Postgres(url) => command.env("ULTRA_HUB_DATABASE_URL", url),
         };
         command.env("HOME", self.dir.path()).env(MARK, &self.mark);
+        if let Some(trusted) = &self.trusted {
+            command.env("SSL_CERT_FILE", trusted);
+        }
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,6 +1,7 @@
 //! `ultra hub serve` as whoever looks after it meets it: started, behind TLS or a proxy, in several
 //! processes, and told to stop.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -198,12 +199,57 @@ async fn online(hub: &Hub, count: u32) {
 
 /// Returns how the Hub ends that is not started, and what it says.
 fn serve(flags: &[&str]) -> String {
+    serve_with(flags, &[])
+}
+
+fn serve_with(flags: &[&str], env: &[(&str, OsString)]) -> String {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(program("ultra-dup"));
-    command.args(["hub", "serve", "--data"]).arg(dir.path()).args(flags);
-    let output = command.env("HOME", dir.path()).stdin(Stdio::null()).output().unwrap();
+    command.args(["hub", "serve"]).args(flags).envs(env.iter().cloned());
+    if env.is_empty() {
+        command.arg("--data").arg(dir.path());
+    }
+    command.env("HOME", dir.path()).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    for _ in 0..600 {
+        if child.try_wait().unwrap().is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // One that started after all does not end by itself.
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    format!("{}\n{said}", output.status.code().unwrap())
+    format!("{}\n{said}", output.status.code().expect("it ended by itself"))
+}
+
+#[tokio::test]
+async fn postgresql_is_reached_over_tls_if_its_certificate_is_good() {
+    let start = || Cluster::start_tls(&pem("cert.pem"), &pem("key.pem"));
+    let Some(cluster) = tokio::task::spawn_blocking(start).await.unwrap() else { return };
+    let database = cluster.database();
+    let (_, name) = database.rsplit_once('=').unwrap();
+    let url = cluster.tls_url("localhost", name);
+
+    let hub = Hub::start_trusting(&pem("ca.pem"), Storage::Postgres(url.clone()));
+
+    let ready = text(&client().build().unwrap(), &hub.url("/readyz")).await;
+    assert_eq!(ready, (200, "ready\n".to_owned()));
+    let connections = "SELECT count(*) FILTER (WHERE ssl), count(*) FILTER (WHERE NOT ssl)
+        FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'ultra-hub'";
+    let connections = cluster.psql(name, connections);
+    let (with_tls, without) = connections.split_once('|').unwrap();
+    assert_ne!(with_tls, "0", "{connections}");
+    assert_eq!(without, "0", "{connections}");
+    // Nobody knows who signed it; and it is for another name.
+    let other = cluster.tls_url("other.test", name);
+    for (url, trusted) in [(&url, "cert.pem"), (&other, "ca.pem")] {
+        let env = [("ULTRA_HUB_DATABASE_URL", url.into()), ("SSL_CERT_FILE", pem(trusted).into())];
+        let said = serve_with(&["--listen", "127.0.0.1:0"], &env);
+        assert!(said.starts_with("2\nerror: cannot open the Hub's database"), "{said}");
+        assert!(said.contains("certificate"), "{said}");
+    }
 }
 
 /// Links in mail would lead nowhere, and secrets cross the network in clear.

@@ -4,6 +4,7 @@
 //! its directory, and ends with the program that started it, whatever ends that.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -32,6 +33,8 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub struct Cluster {
     binaries: PathBuf,
     directory: PathBuf,
+    /// Its socket is named after it, even if nothing listens there.
+    port: u16,
     databases: AtomicU32,
 }
 
@@ -49,6 +52,19 @@ impl Cluster {
     ///
     /// If it is installed and does not start.
     pub fn start(settings: &[&str]) -> Option<Self> {
+        Self::start_as(settings, None)
+    }
+
+    /// Starts a server that speaks TLS, on a port of 127.0.0.1 of its own.
+    ///
+    /// # Panics
+    ///
+    /// If it is installed and does not start.
+    pub fn start_tls(certificate: &Path, key: &Path) -> Option<Self> {
+        Self::start_as(&[], Some((certificate, key)))
+    }
+
+    fn start_as(settings: &[&str], tls: Option<(&Path, &Path)>) -> Option<Self> {
         let Some(binaries) = binaries() else {
             eprintln!(
                 "\n*** SKIPPED ON POSTGRESQL: there is no `initdb` here. Install PostgreSQL. ***\n"
@@ -66,8 +82,20 @@ impl Cluster {
         initdb.args(["-A", "trust", "-U", "ultra", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]);
         let made = initdb.arg(&data).current_dir(&directory).output().unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        run(&binaries, &directory, &data, owner, settings);
-        Some(Self { binaries, directory, databases: AtomicU32::new(0) })
+        let mut settings: Vec<_> = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let mut port = 5432;
+        if let Some((certificate, key)) = tls {
+            give(owner, certificate, &directory.join("cert.pem"));
+            give(owner, key, &directory.join("key.pem"));
+            // It is free now, and used in a moment.
+            port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            // Files as seen from the directory with the data.
+            let tls = ["listen_addresses=127.0.0.1", "ssl=on", "ssl_cert_file=../cert.pem"];
+            settings.extend(tls.map(str::to_owned));
+            settings.extend(["ssl_key_file=../key.pem".to_owned(), format!("port={port}")]);
+        }
+        run(&binaries, &directory, &data, owner, &settings);
+        Some(Self { binaries, directory, port, databases: AtomicU32::new(0) })
     }
 
     /// Makes an empty database; returns how to connect to it.
@@ -83,7 +111,14 @@ impl Cluster {
 
     /// Returns how to connect to a database.
     pub fn url(&self, database: &str) -> String {
-        format!("host={} user=ultra dbname={database}", self.directory.display())
+        let (directory, port) = (self.directory.display(), self.port);
+        format!("host={directory} port={port} user=ultra dbname={database}")
+    }
+
+    /// Returns how to connect to a database of a server that speaks TLS, as one that has this name.
+    pub fn tls_url(&self, host: &str, database: &str) -> String {
+        let address = "hostaddr=127.0.0.1&sslmode=verify-full";
+        format!("postgres://ultra@{host}:{}/{database}?{address}", self.port)
     }
 
     /// Returns the process that all others of the server come from.
@@ -144,7 +179,18 @@ impl Cluster {
         let mut psql = Command::new(self.binaries.join("psql"));
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "ultra"]);
         psql.args(["-h".as_ref(), self.directory.as_os_str(), "-d".as_ref(), database.as_ref()]);
-        psql.args(["-c", sql]).output().unwrap()
+        psql.args(["-p", &self.port.to_string(), "-c", sql]).output().unwrap()
+    }
+}
+
+/// Copies a file for whoever runs the server, and for nobody else.
+fn give(owner: Option<(u32, u32)>, source: &Path, target: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+
+    std::fs::copy(source, target).unwrap();
+    std::fs::set_permissions(target, PermissionsExt::from_mode(0o600)).unwrap();
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::chown(target, Some(uid), Some(gid)).unwrap();
     }
 }
 
@@ -154,7 +200,7 @@ fn run(
     directory: &Path,
     data: &Path,
     owner: Option<(u32, u32)>,
-    settings: &[&str],
+    settings: &[String],
 ) {
     // Linux ends it with its parent; elsewhere it ends when its input is closed, which nobody does earlier.
     let mut server = if Path::new("/usr/bin/setpriv").exists() {

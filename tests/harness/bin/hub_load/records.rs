@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -10,7 +10,8 @@ use ultra_tests::hub::Device;
 
 use crate::Times;
 
-/// A device that is told to come back later waits as long as the Hub says, as gateways do.
+/// A device that is told to come back later waits as long as the Hub says and up to a quarter more, as gateways
+/// do.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// One that got no answer, or came too often, waits so long.
@@ -18,6 +19,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Records of a batch of what happens now.
 const LIVE: u64 = 5;
+
+/// What was kept was recorded in so much time.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// What there is when pages are opened was recorded in so many days, by so many gateways of each task.
 const FILLED: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -71,7 +75,10 @@ async fn send(device: &Device, body: &[u8], times: &mut Times) {
                 times.note(begun);
                 return;
             }
-            Some((503, _)) => tokio::time::sleep(RETRY_AFTER).await,
+            Some((503, _)) => {
+                let pause = RETRY_AFTER.mul_f64(1.0 + rand::random::<f64>() / 4.0);
+                tokio::time::sleep(pause).await;
+            }
             Some((429, _)) | None => tokio::time::sleep(PAUSE).await,
             Some((status, answer)) => panic!("{status} {answer}"),
         }
@@ -106,16 +113,15 @@ pub(crate) async fn full_speed(fleet: &Fleet, devices: u32, batch: u64, time: Du
 
 pub(crate) async fn backlog(fleet: &Fleet, devices: u32, records: u64) -> Value {
     let live = fleet.link(10, "live").await;
-    let late = fleet.link(devices, "late").await;
+    let late = kept(fleet.link(devices, "late").await, records).await;
     let alone = live_lane(&live, 1, Duration::from_secs(10), None).await;
     let over = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
-    for device in late {
+    for (device, bodies) in late {
         tasks.spawn(async move {
             let mut times = Times::default();
-            for first in (1..=records).step_by(1000) {
-                let body = device.traces(first as i64, 1000.min(records + 1 - first));
+            for body in bodies {
                 send(&device, &body, &mut times).await;
             }
             times
@@ -142,6 +148,27 @@ pub(crate) async fn backlog(fleet: &Fleet, devices: u32, records: u64) -> Value 
         "live_meanwhile": meanwhile.report(),
         "backlog_acks": times.report(),
     })
+}
+
+/// Makes the batches of so many records that devices kept: these machines have other things to do when
+/// batches are sent.
+async fn kept(devices: Vec<Device>, records: u64) -> Vec<(Device, Vec<Vec<u8>>)> {
+    let begun = SystemTime::now() - KEPT;
+    let at = move |seq: i64| begun + KEPT.mul_f64(seq as f64 / records as f64);
+    let bodies = move |device: Device| {
+        let counts =
+            (1..=records).step_by(1000).map(|first| (first, 1000.min(records + 1 - first)));
+        let bodies =
+            counts.map(|(first, count)| device.traces_at(first as i64, count, at)).collect();
+        (device, bodies)
+    };
+    let made =
+        devices.into_iter().map(|device| tokio::task::spawn_blocking(move || bodies(device)));
+    let mut all = Vec::new();
+    for made in made.collect::<Vec<_>>() {
+        all.push(made.await.expect("batches"));
+    }
+    all
 }
 
 /// Each device sends a few records every second.
@@ -245,7 +272,7 @@ fn stat(pid: u32) -> Option<Vec<u64>> {
 pub(crate) async fn fill(fleet: &Fleet, traces: u64, gateways: u32) {
     const SENDING: u64 = 8;
     let mut tasks = JoinSet::new();
-    let begun = std::time::SystemTime::now() - FILLED;
+    let begun = SystemTime::now() - FILLED;
     for part in 0..SENDING {
         let fleet = fleet.clone();
         let gateways = (gateways / SENDING as u32).max(FILLING as u32);
