@@ -280,6 +280,57 @@ async fn every_answer_is_described() {
 }
 
 #[tokio::test]
+async fn what_the_database_refuses_is_a_fault_that_is_described() {
+    let document = serde_json::to_value(Description::openapi()).unwrap();
+    for fixture in Fixture::each().await {
+        let mut samples = Vec::new();
+        for (method, path, operation) in operations(&document) {
+            samples.push((fixture.sample(&method, &path).await, method, operation));
+        }
+        for table in ["tokens", "deploy_keys", "gateways", "streams"] {
+            let sql = format!("ALTER TABLE {table} RENAME TO {table}_away");
+            fixture.site.database.execute(&sql, &[]).await.unwrap();
+        }
+
+        for (sample, method, operation) in samples {
+            let page = fixture.ask(&method, &sample).await;
+
+            let what = format!("{method} {}", sample.path);
+            check(&document, &operation, &what, &page);
+            assert_eq!(page.status, 500, "{what}: {}", page.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_would_make_too_many_gaps_is_refused_with_what_is_there() {
+    let document = serde_json::to_value(Description::openapi()).unwrap();
+    let (method, path) = ("post", "/api/v1/records");
+    let operation = &document["paths"][path][method];
+    for fixture in Fixture::each().await {
+        let lost: Vec<_> = (1..=1000).map(|number| (2 * number, 2 * number)).collect();
+        let head = |first: i64, lost: &[(i64, i64)]| {
+            let kind = RecordKind::Traces.as_str();
+            let database = "f".repeat(32);
+            json!({"database": database, "kind": kind, "first": first, "count": 0, "lost": lost})
+        };
+        let mut sample = fixture.sample(method, path).await;
+        sample.body = head(1, &lost).to_string();
+        let taken = fixture.ask(method, &sample).await;
+        sample.body = head(1, &[(9000, 9000)]).to_string();
+
+        let refused = fixture.ask(method, &sample).await;
+
+        assert_eq!(taken.status, 200, "{}", taken.text);
+        check(&document, operation, "too many gaps", &refused);
+        assert_eq!(refused.status, 409, "{}", refused.text);
+        assert_eq!(refused.json()["error"], "gaps_first");
+        // Too long to be printed.
+        assert!(refused.json()["spans"] == json!(lost));
+    }
+}
+
+#[tokio::test]
 async fn every_route_is_described_and_no_other_one() {
     let site = Site::each().await.remove(0);
     let document = serde_json::to_value(Description::openapi()).unwrap();

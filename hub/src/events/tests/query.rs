@@ -171,7 +171,7 @@ async fn traces_are_those_that_match_on_pages_without_gaps() {
     let (fixtures, sent) = filled(trace).await;
     for fixture in fixtures {
         let mut random = SmallRng::seed_from_u64(3);
-        for round in 0..150 {
+        for round in 0..90 {
             let mut query = any_query(&mut random);
             if round < 5 {
                 query = TraceQuery { limit: 500, ..TraceQuery::default() };
@@ -193,7 +193,7 @@ async fn traces_are_those_that_match_on_pages_without_gaps() {
             };
             let mut expected = expected(&sent, matches);
             // Small pages of very many are left half read.
-            let pages_max = 40 * query.limit as usize;
+            let pages_max = 12 * query.limit as usize;
             let mut left = pages_max / query.limit as usize;
             let found = pages(
                 async |after| {
