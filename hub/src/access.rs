@@ -19,7 +19,7 @@ pub(crate) enum Role {
     Member,
     /// Runs the organization.
     Admin,
-    /// Makes Owners, and unmakes them.
+    /// Makes Owners, and unmakes them; ends the organization.
     Owner,
 }
 
@@ -34,7 +34,7 @@ pub(crate) enum Ability {
     ManageGateways,
     /// Settings, teams, workspaces, members up to Admin, deploy keys, the Admin Log.
     Administer,
-    /// Make Owners, change and remove them.
+    /// Make Owners, change and remove them; delete the organization.
     Own,
 }
 

@@ -13,7 +13,7 @@ use url::Url;
 use crate::api::{Api, Room};
 use crate::db::{self, Database, DbError, Postgres, Sqlite};
 use crate::events::sql::{self, SqlEvents};
-use crate::events::{EventStore, Records, retention};
+use crate::events::{EventStore, Records, removal, retention};
 use crate::fleet::{Fleet, Links, Presence, SqlFleet, Uptime};
 use crate::people::{self, HubGate, People};
 use crate::router;
@@ -145,7 +145,8 @@ impl Hub {
     pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         let Self { database, people, presence, events, server, retention, tasks, .. } = self;
         let background = [
-            tokio::spawn(Uptime::keep(database)),
+            tokio::spawn(Uptime::keep(Arc::clone(&database))),
+            tokio::spawn(removal::run(database, Arc::clone(&events), shutdown.clone())),
             tokio::spawn(retention::run(Arc::clone(&events), retention, shutdown.clone())),
             tokio::spawn(people::sweep(Arc::clone(&people))),
         ];

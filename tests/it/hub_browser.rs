@@ -55,6 +55,7 @@ async fn a_call_of_a_real_gateway_is_seen_in_a_browser() {
     session(&mut browser, &workspace);
     skip(&mut browser, &workspace);
     pictures(&mut browser, &workspace);
+    delete(&mut browser, &workspace, &laptop).await;
     assert_eq!(browser.noise(), Vec::<String>::new());
     assert!(!server.stderr().contains(&key), "a key is in the log");
 }
@@ -253,6 +254,7 @@ fn pictures(browser: &mut Browser, workspace: &str) {
         ("session", format!("{base}{session}")),
         ("trace", opened),
         ("members", format!("{workspace}/settings/members")),
+        ("organization", format!("{workspace}/settings/organization")),
         ("nothing", format!("{workspace}/gateways?link=archived")),
     ];
     for (size, width, height) in [("desktop", 1280, 900), ("phone", 390, 844)] {
@@ -264,6 +266,28 @@ fn pictures(browser: &mut Browser, workspace: &str) {
             }
         }
     }
+}
+
+/// A workspace is deleted, and its gateways say so once and go on without the Hub.
+async fn delete(browser: &mut Browser, workspace: &str, gateway: &Ultra) {
+    browser.screen(1280, 900, false);
+    browser.open(&format!("{workspace}/settings/organization"));
+    browser.fill("form[action$='/workspaces'] input[name=name]", "Servers");
+    browser.follow("form[action$='/workspaces'] button[type=submit]");
+    browser.click("tbody tr:first-child summary");
+    browser.fill("tbody tr:first-child input[name=confirm]", "Laptops");
+    browser.click("section > details > summary");
+    browser.screenshot("hub-delete");
+    browser.follow("tbody tr:first-child button.danger");
+    // On another one's page.
+    browser.follow("nav a[href$='/settings/organization']");
+    assert_eq!(browser.text("tbody td:first-child"), ["Servers"]);
+
+    let said = "nothing is sent to the Hub any more";
+    let is_said = || gateway.stderr().contains(said).then_some(());
+    eventually("the gateway says so", PATIENCE, is_said).await;
+    call_hostile(gateway).await;
+    assert_eq!(gateway.stderr().matches(said).count(), 1);
 }
 
 /// Returns a property of what has the focus.

@@ -5,6 +5,7 @@
 
 mod labels;
 mod lines;
+pub(crate) mod removal;
 pub(crate) mod retention;
 pub(crate) mod sql;
 
@@ -79,11 +80,14 @@ pub(crate) trait EventStore: Records {
     async fn streams(&self, gateway: GatewayId, database: Option<&str>) -> Found<Vec<StreamState>>;
 
     /// Notes that a gateway keeps these records to itself.
-    async fn leave_out(&self, gateway: GatewayId, before: &[StreamState]) -> Found<()>;
+    async fn leave_out(&self, origin: Origin, before: &[StreamState]) -> Found<()>;
 
     /// Deletes traces and audit events from before these times; returns how many, at most a bounded
     /// number at a time (call again while it returns more than none).
     async fn retain(&self, traces_from_ns: i64, audit_from_ns: i64) -> Found<u64>;
+
+    /// Deletes what there is of a workspace that is no longer there, likewise.
+    async fn remove(&self, workspace: WorkspaceId) -> Found<u64>;
 
     /// Returns, for each stream of a gateway, the numbers that are missing below its last one, and those
     /// that the gateway declared as lost.

@@ -12,7 +12,7 @@ use crate::db::{Database, DbError, Transaction, values};
 use crate::error::ApiError;
 use crate::events::{EventStore, Origin};
 use crate::id::{DeployKeyId, GatewayId, OrganizationId, UserId, WorkspaceId};
-use crate::people::authority::lock;
+use crate::people::authority::{Scope, lock, place};
 use crate::people::keys::DeployKey;
 use crate::people::{Act, admin_log};
 use crate::secret::{Purpose, Secret};
@@ -86,10 +86,14 @@ impl Links {
         loop {
             // Before there is a gateway: what it keeps to itself is never asked for. Of one that does not
             // come to be, nobody ever looks at the streams.
-            self.events.leave_out(id, &asked.before).await?;
+            let (organization, workspace) = (entry.organization, entry.workspace);
+            let origin = Origin { organization, workspace, gateway: id };
+            self.events.leave_out(origin, &asked.before).await?;
             let mut transaction = self.database.begin().await?;
-            lock(&mut *transaction, self.database.dialect(), entry.organization).await?;
-            let known = asked.linked(&mut *transaction, party, entry.workspace).await?;
+            lock(&mut *transaction, self.database.dialect(), organization).await?;
+            // It may have been deleted just now.
+            place(&mut *transaction, organization, Scope::Workspace(workspace)).await?;
+            let known = asked.linked(&mut *transaction, party, workspace).await?;
             if let Some(known) = known.filter(|known| *known != id) {
                 id = known;
                 continue;
@@ -98,9 +102,9 @@ impl Links {
             if known.is_some() {
                 new.renew(&mut *transaction).await?;
             } else {
-                check_room(&mut *transaction, entry.workspace).await?;
+                check_room(&mut *transaction, workspace).await?;
                 new.insert(&mut *transaction).await?;
-                let (organization, act) = (entry.organization, new.act().from(address));
+                let act = new.act().from(address);
                 admin_log::write(&mut *transaction, organization, now_ms(), &act).await?;
             }
             transaction.commit().await?;

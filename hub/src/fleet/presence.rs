@@ -3,7 +3,7 @@
 //! A fleet says every few seconds what mostly has not changed. So heartbeats are gathered, and written
 //! together. What is lost when the Hub dies comes again with the next ones.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -190,20 +190,24 @@ impl Presence {
         written.and(self.flush_synced(synced).await)
     }
 
-    async fn flush_beats(&self, beats: Beats) -> Result<(), DbError> {
+    async fn flush_beats(&self, mut beats: Beats) -> Result<(), DbError> {
         if beats.is_empty() {
             return Ok(());
         }
-        let changed = self.changed(&beats);
-        let written = async {
-            let mut transaction = self.database.begin().await?;
-            write(&mut *transaction, &beats, &changed).await?;
-            transaction.commit().await
-        };
-        let written = written.await;
+        let mut written = self.write_beats(&beats).await;
+        if matches!(written, Err(DbError::Refused { .. })) {
+            // A gateway may have been deleted since: no fault of the others.
+            written = match gateways(&*self.database).await {
+                Ok(there) => {
+                    beats.retain(|(gateway, _), _| there.contains(gateway));
+                    self.write_beats(&beats).await
+                }
+                Err(error) => Err(error),
+            };
+        }
         let mut waiting = self.waiting();
         match &written {
-            Ok(()) => waiting.facts.note(&changed, now_ms()),
+            Ok(()) => {}
             // One of them is what no database takes. The others come again with the next ones.
             Err(DbError::Refused { .. }) => {}
             // What came meanwhile is newer.
@@ -214,6 +218,15 @@ impl Presence {
             }
         }
         written
+    }
+
+    async fn write_beats(&self, beats: &Beats) -> Result<(), DbError> {
+        let changed = self.changed(beats);
+        let mut transaction = self.database.begin().await?;
+        write(&mut *transaction, beats, &changed).await?;
+        transaction.commit().await?;
+        self.waiting().facts.note(&changed, now_ms());
+        Ok(())
     }
 
     async fn flush_synced(&self, synced: HashMap<i64, i64>) -> Result<(), DbError> {
@@ -310,6 +323,11 @@ async fn write(
              unsent = excluded.unsent"
     );
     transaction.execute(&sql, &values![stamp]).await.map(drop)
+}
+
+async fn gateways(database: &dyn Database) -> Result<HashSet<i64>, DbError> {
+    let rows = database.rows("SELECT id FROM gateways", &[]).await?;
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 async fn write_synced(database: &dyn Database, synced: &HashMap<i64, i64>) -> Result<(), DbError> {

@@ -140,6 +140,21 @@ impl Authority {
         self.0.iter().any(|(scope, role)| whole(*scope) && role.may(ability))
     }
 
+    /// Whether whoever has it may delete this place: an organization as its Owner, another one as an Admin of
+    /// what it is in.
+    pub(crate) fn may_delete(&self, place: &Place) -> bool {
+        self.0.iter().any(|(scope, role)| match (place.scope, scope) {
+            (Scope::Organization(_), Scope::Organization(_)) => role.may(Ability::Own),
+            (Scope::Team(_) | Scope::Workspace(_), Scope::Organization(_)) => {
+                role.may(Ability::Administer)
+            }
+            (Scope::Workspace(_), Scope::Team(team)) => {
+                place.team == Some(*team) && role.may(Ability::Administer)
+            }
+            (_, Scope::Team(_) | Scope::Workspace(_)) => false,
+        })
+    }
+
     /// Whether whoever has it may give this role there, or take it away.
     pub(crate) fn may_give(&self, role: Role, place: &Place) -> bool {
         self.may(if role == Role::Owner { Ability::Own } else { Ability::Administer }, place)
@@ -158,8 +173,8 @@ pub(super) struct Change {
     pub(super) transaction: Box<dyn Transaction>,
     pub(super) organization: OrganizationId,
     pub(super) now_ms: i64,
-    authority: Authority,
-    by: By,
+    pub(super) authority: Authority,
+    pub(super) by: By,
 }
 
 /// Makes others who change the organization wait until the transaction ends; returns whether there is one.
@@ -175,7 +190,7 @@ pub(crate) async fn lock(
 }
 
 /// Finds a place of an organization, whatever may be done there.
-pub(super) async fn place(
+pub(crate) async fn place(
     transaction: &mut dyn Transaction,
     organization: OrganizationId,
     scope: Scope,

@@ -1,6 +1,6 @@
 //! People: who they are, how they prove it, and what they may do.
 //!
-//! Knows nothing of gateways and records but who may see them. How pages look is in [`crate::web::people`].
+//! Knows nothing of gateways and records but who may see them, and that they go with their workspace. How pages look is in [`crate::web::people`].
 
 mod address;
 pub(crate) mod admin_log;
@@ -8,6 +8,7 @@ mod attempts;
 pub(crate) mod authority;
 mod codes;
 pub(crate) mod cookies;
+mod delete;
 mod entries;
 pub(crate) mod gate;
 pub(crate) mod grants;

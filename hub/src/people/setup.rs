@@ -10,7 +10,7 @@ use super::admin_log::{self, Act};
 use super::organization::Founding;
 use super::ticket::{Ticket, hex};
 use crate::access::Account;
-use crate::db::{DbError, values};
+use crate::db::{DbError, Transaction, values};
 use crate::error::ApiError;
 use crate::id::UserId;
 
@@ -47,7 +47,8 @@ impl People {
         Ok(Some(url.parse().expect("below the public URL")))
     }
 
-    async fn is_set_up(&self) -> Result<bool, DbError> {
+    /// Whether somebody did.
+    pub(crate) async fn is_set_up(&self) -> Result<bool, DbError> {
         let sql = "SELECT 1 FROM settings WHERE name = $1";
         Ok(self.database.row(sql, &values![DONE]).await?.is_some())
     }
@@ -110,6 +111,12 @@ impl People {
         transaction.commit().await?;
         Ok(email)
     }
+}
+
+/// Lets the Hub be set up anew, when it has no organization any more.
+pub(super) async fn reopen(transaction: &mut dyn Transaction) -> Result<(), DbError> {
+    let sql = "DELETE FROM settings WHERE name = $1 AND NOT EXISTS (SELECT 1 FROM organizations)";
+    transaction.execute(sql, &values![DONE]).await.map(drop)
 }
 
 fn setting(ticket: &Ticket) -> String {

@@ -63,6 +63,7 @@ CREATE TABLE invites (
 );
 CREATE INDEX invites_by_organization ON invites (organization);
 CREATE INDEX invites_by_email ON invites (email);
+CREATE INDEX invites_by_creator ON invites (created_by);
 
 -- Browsers. `hash` is of what their cookie says.
 CREATE TABLE sessions (
@@ -106,6 +107,7 @@ CREATE TABLE grants (
     used_ms BIGINT,
     family BIGINT NOT NULL
 );
+CREATE INDEX grants_by_user ON grants (user_id);
 
 -- Tokens of the command line. Those of one `family` come from one sign-in.
 CREATE TABLE tokens (
@@ -142,6 +144,7 @@ CREATE TABLE identities (
     user_id BIGINT NOT NULL REFERENCES users (id),
     PRIMARY KEY (issuer, subject)
 );
+CREATE INDEX identities_by_user ON identities (user_id);
 
 -- Who did what, as they were called then. `details` is JSON.
 CREATE TABLE admin_log (

@@ -4,6 +4,7 @@
 -- What the Hub has of each stream: `spans` is JSON, `[[1, 5000], [9001, 9400]]`; `lost` are those of them that the
 -- gateway had no more. `batches` grows with each batch that brought something.
 CREATE TABLE streams (
+    workspace BIGINT NOT NULL,
     gateway BIGINT NOT NULL,
     database_id TEXT NOT NULL,
     kind TEXT NOT NULL,

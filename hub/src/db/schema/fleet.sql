@@ -15,6 +15,8 @@ CREATE TABLE deploy_keys (
     revoked_ms BIGINT
 );
 CREATE INDEX deploy_keys_by_organization ON deploy_keys (organization);
+CREATE INDEX deploy_keys_by_workspace ON deploy_keys (workspace);
+CREATE INDEX deploy_keys_by_creator ON deploy_keys (created_by);
 
 -- Linked by a person (`owner`) or by a key (`deploy_key`). `lookup` and `hash` are of the gateway's own secret.
 -- `request` is the UUID of the request that linked it.
@@ -46,6 +48,8 @@ CREATE TABLE gateways (
 );
 CREATE INDEX gateways_by_workspace ON gateways (workspace, id);
 CREATE INDEX gateways_by_request ON gateways (request);
+CREATE INDEX gateways_by_owner ON gateways (owner);
+CREATE INDEX gateways_by_deploy_key ON gateways (deploy_key);
 
 -- What changes with each heartbeat. `silent_ms` is when the gateway counts as no longer online without a further
 -- one; `farewell` is 1 if its last process said good-bye.
@@ -70,4 +74,10 @@ CREATE TABLE processes (
     report TEXT NOT NULL,
     stamp BIGINT NOT NULL,
     PRIMARY KEY (gateway, process)
+);
+
+-- Workspaces that were deleted, and whose records are still being deleted.
+CREATE TABLE removals (
+    workspace BIGINT PRIMARY KEY,
+    removed_ms BIGINT NOT NULL
 );

@@ -90,7 +90,7 @@ pub(super) async fn store(
     batch: &mut ReadBatch,
 ) -> Result<Stored, AppendError> {
     let (origin, head) = (batch.origin, &batch.head);
-    let stream = streams::lock(transaction, for_update, origin.gateway, head).await?;
+    let stream = streams::lock(transaction, for_update, origin, head).await?;
     let mut stream = stream.ok_or(AppendError::Invalid {
         reason: "the gateway has sent records of too many databases; link it anew",
     })?;

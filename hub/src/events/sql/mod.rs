@@ -242,19 +242,23 @@ impl EventStore for SqlEvents {
         streams::states(&*self.database, gateway, database).await
     }
 
-    async fn leave_out(&self, gateway: GatewayId, before: &[StreamState]) -> Found<()> {
-        streams::leave_out(&*self.database, gateway, before).await
+    async fn leave_out(&self, origin: Origin, before: &[StreamState]) -> Found<()> {
+        streams::leave_out(&*self.database, origin, before).await
     }
 
     async fn retain(&self, traces_from_ns: i64, audit_from_ns: i64) -> Found<u64> {
         let partitions = &self.writer.partitions;
         partitions.prepare_ahead(&*self.database).await;
         let deleted =
-            retain::some(&*self.database, partitions, traces_from_ns, audit_from_ns).await?;
+            retain::too_old(&*self.database, partitions, traces_from_ns, audit_from_ns).await?;
         if deleted > 0 {
             self.writer.known.clear();
         }
         Ok(deleted)
+    }
+
+    async fn remove(&self, workspace: WorkspaceId) -> Found<u64> {
+        retain::of_workspace(&*self.database, workspace).await
     }
 
     async fn verify(&self, gateway: GatewayId) -> Found<Vec<Gaps>> {

@@ -4,6 +4,7 @@ use super::partitions::{self, DAY_NS, Partitions};
 use super::search::day_start;
 use crate::db::{Database, DbError, Dialect, Value, values};
 use crate::events::Found;
+use crate::id::WorkspaceId;
 use crate::wire::RecordKind;
 
 /// Rows deleted at a time: some 20 ms in which SQLite stores nothing.
@@ -15,8 +16,20 @@ const LOCK_WAIT_MS: u64 = 500;
 /// Records that are further ahead than this have a wrong clock: they go by when the Hub took them.
 const AHEAD_NS: i64 = 2 * DAY_NS;
 
+/// Everything that is recorded, and its key.
+const RECORDED: [(&str, &str); 8] = [
+    ("traces", "workspace, at_ns, id"),
+    ("trace_details", "workspace, id, at_ns"),
+    ("audit_events", "workspace, at_ns, id"),
+    ("tool_usage", "workspace, upstream, hour, name"),
+    ("gateway_usage", "workspace, upstream, hour, gateway"),
+    ("series", "workspace, id"),
+    ("rejected", "gateway, database_id, kind, seq"),
+    ("streams", "gateway, database_id, kind"),
+];
+
 /// Deletes some of what is older than these times; returns how many rows, none when nothing is left.
-pub(super) async fn some(
+pub(super) async fn too_old(
     database: &dyn Database,
     partitions: &Partitions,
     traces_from_ns: i64,
@@ -183,6 +196,33 @@ async fn delete_sums(
         }
     }
     Ok(deleted)
+}
+
+/// Deletes some of what there is of a workspace; returns how many rows, none when nothing is left.
+pub(super) async fn of_workspace(database: &dyn Database, workspace: WorkspaceId) -> Found<u64> {
+    for (table, key) in RECORDED {
+        let of = "WHERE workspace = $1 LIMIT";
+        // In PostgreSQL rows are in the tables of their days.
+        let part = match database.dialect() {
+            Dialect::Postgres => "CAST(CAST(tableoid AS regclass) AS TEXT)".to_owned(),
+            Dialect::Sqlite => format!("'{table}'"),
+        };
+        let find = format!("SELECT {part} FROM {table} {of} 1");
+        let Some(row) = database.row(&find, &values![workspace]).await? else { continue };
+        let part: String = row.get(0)?;
+        let delete = match database.dialect() {
+            // By their places: no plan is shorter, whatever PostgreSQL knows of the table.
+            Dialect::Postgres => format!(
+                "DELETE FROM {part} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {part} {of} {ROWS_MAX}))"
+            ),
+            Dialect::Sqlite => format!(
+                "DELETE FROM {part} WHERE ({key}) IN (SELECT {key} FROM {part} {of} {ROWS_MAX})"
+            ),
+        };
+        // None, if another replica was quicker: that does not mean that nothing is left.
+        return Ok(database.execute(&delete, &values![workspace]).await?.max(1));
+    }
+    Ok(0)
 }
 
 /// Returns the workspaces that have records.

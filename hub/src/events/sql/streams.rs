@@ -1,7 +1,7 @@
 //! What the Hub has of each stream: a row each.
 
 use crate::db::{Database, DbError, Row, Transaction, values};
-use crate::events::{Found, Gaps};
+use crate::events::{Found, Gaps, Origin};
 use crate::id::{GatewayId, WorkspaceId};
 use crate::spans::Spans;
 use crate::wire::{BatchHead, RecordKind, StreamState};
@@ -30,9 +30,10 @@ pub(super) fn is_database_id(text: &str) -> bool {
 pub(super) async fn lock(
     transaction: &mut dyn Transaction,
     for_update: &str,
-    gateway: GatewayId,
+    origin: Origin,
     head: &BatchHead,
 ) -> Result<Option<Stream>, DbError> {
+    let gateway = origin.gateway;
     let key = values![gateway, &head.database, head.kind.as_str()];
     let find = format!(
         "SELECT spans, lost, rejected FROM streams
@@ -48,9 +49,10 @@ pub(super) async fn lock(
         return Ok(None);
     }
     let make = "INSERT INTO streams
-            (gateway, database_id, kind, spans, lost, batches, rejected, changed_ms)
-        VALUES ($1, $2, $3, '[]', '[]', 0, 0, 0) ON CONFLICT DO NOTHING";
-    transaction.execute(make, &key).await?;
+            (workspace, gateway, database_id, kind, spans, lost, batches, rejected, changed_ms)
+        VALUES ($1, $2, $3, $4, '[]', '[]', 0, 0, 0) ON CONFLICT DO NOTHING";
+    let row = values![origin.workspace, gateway, &head.database, head.kind.as_str()];
+    transaction.execute(make, &row).await?;
     let row = transaction.row(&find, &key).await?;
     stream(&row.ok_or(DbError::Column { column: 0 })?).map(Some)
 }
@@ -82,7 +84,7 @@ pub(super) async fn save(
 /// Adds to streams what their gateway keeps to itself.
 pub(super) async fn leave_out(
     database: &dyn Database,
-    gateway: GatewayId,
+    origin: Origin,
     before: &[StreamState],
 ) -> Found<()> {
     let mut transaction = database.begin().await?;
@@ -95,12 +97,12 @@ pub(super) async fn leave_out(
             lost: Vec::new(),
         };
         let for_update = database.dialect().for_update();
-        let stream = lock(&mut *transaction, for_update, gateway, &head).await?;
+        let stream = lock(&mut *transaction, for_update, origin, &head).await?;
         let Some(mut stream) = stream else { break };
         for span in &state.spans {
             stream.spans.add((span.0.max(1), span.1));
         }
-        save(&mut *transaction, gateway, &head, &stream, 0, 0).await?;
+        save(&mut *transaction, origin.gateway, &head, &stream, 0, 0).await?;
     }
     transaction.commit().await
 }

@@ -222,7 +222,7 @@ async fn what_was_there_before_linking_is_left_out() {
             kind: RecordKind::Traces,
             spans: vec![(1, 100)],
         };
-        fixture.events.leave_out(origin(1).gateway, &[before]).await.unwrap();
+        fixture.events.leave_out(origin(1), &[before]).await.unwrap();
 
         let ack = fixture.send(1, 99, &traces(99..=102)).await.unwrap();
 
@@ -234,10 +234,9 @@ async fn what_was_there_before_linking_is_left_out() {
 #[tokio::test]
 async fn more_gaps_than_are_kept_are_refused_until_some_are_filled() {
     for fixture in Fixture::each().await {
-        let gateway = origin(1).gateway;
         let spans: Vec<Span> = (1..=1000).map(|number| (number * 10, number * 10)).collect();
         let before = StreamState { database: DATABASE.to_owned(), kind: RecordKind::Traces, spans };
-        fixture.events.leave_out(gateway, &[before]).await.unwrap();
+        fixture.events.leave_out(origin(1), &[before]).await.unwrap();
 
         let refused = fixture.send(1, 55, &traces(55..=55)).await.unwrap_err();
         let filled = fixture.send(1, 21, &traces(21..=29)).await.unwrap();

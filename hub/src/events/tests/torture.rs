@@ -207,7 +207,7 @@ async fn a_refused_batch_takes_no_other_one_with_it() {
     for fixture in Fixture::each().await {
         let spans = (1..=1000).map(|number| (number * 10, number * 10)).collect();
         let before = StreamState { database: DATABASE.to_owned(), kind: RecordKind::Traces, spans };
-        fixture.events.leave_out(origin(2).gateway, &[before]).await.unwrap();
+        fixture.events.leave_out(origin(2), &[before]).await.unwrap();
         let mut tasks = JoinSet::new();
         for number in 1..=200_i64 {
             let events = Arc::clone(&fixture.events);

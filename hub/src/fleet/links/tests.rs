@@ -210,6 +210,23 @@ async fn the_admin_log_says_who_linked_what_where_and_who_ended_it() {
     }
 }
 
+/// Whoever asks just now was let in just before.
+#[tokio::test]
+async fn nothing_is_linked_to_a_workspace_that_was_deleted() {
+    for place in Place::each().await {
+        let (people, home) = (&place.site.people, &place.home);
+        let (by, scope) = (place.site.by(OWNER).await, Scope::Workspace(home.workspace));
+        people.create_workspace(&by, home.organization, home.team, "Other").await.unwrap();
+        people.delete(&by, home.organization, scope, "Main").await.unwrap();
+
+        let party = Party::Person(&place.owner);
+        let refused = place.links.link(party, &place.entry, ADDRESS, request("laptop")).await;
+
+        assert!(matches!(refused, Err(ApiError::NotFound("workspace"))), "{refused:?}");
+        assert_eq!(place.count().await, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_link_ends_once() {
     for place in Place::each().await {

@@ -59,14 +59,30 @@ async fn what_the_database_refuses_is_not_tried_for_ever() {
         let home = site.organization("acme").await;
         let (presence, gateway) =
             (Presence::new(site.database.clone()), gateway(&site, &home).await);
-        presence.note(GatewayId::new(), heartbeat(&process())).unwrap();
+        presence.note(gateway, heartbeat(&process())).unwrap();
+        presence.flush().await.unwrap();
+        site.refuse_updates("presence").await;
         presence.note(gateway, heartbeat(&process())).unwrap();
 
         let refused = presence.flush().await;
-        presence.note(gateway, heartbeat(&process())).unwrap();
-        presence.flush().await.unwrap();
 
         assert!(matches!(refused, Err(DbError::Refused { .. })), "{refused:?}");
+        presence.flush().await.unwrap();
+        assert_eq!(count(&site).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_was_deleted_costs_no_other_its_heartbeat() {
+    for site in Site::each().await {
+        let home = site.organization("acme").await;
+        let (presence, gateway) =
+            (Presence::new(site.database.clone()), gateway(&site, &home).await);
+        presence.note(GatewayId::new(), heartbeat(&process())).unwrap();
+        presence.note(gateway, heartbeat(&process())).unwrap();
+
+        presence.flush().await.unwrap();
+
         assert_eq!(count(&site).await, 1);
     }
 }

@@ -4,6 +4,7 @@
 mod admin_log;
 mod codes;
 mod command_line;
+mod delete;
 mod invites;
 mod keys;
 mod mail;

@@ -108,17 +108,28 @@ pub(super) const ROUTES: &[Route] = &[
     post("/w/{workspace}/settings/organization", RUNS_ORGANIZATION, |visit| {
         Box::pin(settings::organization::rename(visit))
     }),
+    post(
+        "/w/{workspace}/settings/organization/delete",
+        Need::Organization(Ability::Own),
+        |visit| Box::pin(settings::organization::delete(visit)),
+    ),
     post("/w/{workspace}/settings/teams", RUNS_ORGANIZATION, |visit| {
         Box::pin(settings::organization::create_team(visit))
     }),
     post("/w/{workspace}/settings/teams/{team}", RUNS_WORKSPACE, |visit| {
         Box::pin(settings::organization::rename_team(visit))
     }),
+    post("/w/{workspace}/settings/teams/{team}/delete", RUNS_ORGANIZATION, |visit| {
+        Box::pin(settings::organization::delete_team(visit))
+    }),
     post("/w/{workspace}/settings/teams/{team}/workspaces", RUNS_WORKSPACE, |visit| {
         Box::pin(settings::organization::create_workspace(visit))
     }),
     post("/w/{workspace}/settings/workspaces/{target}", RUNS_WORKSPACE, |visit| {
         Box::pin(settings::organization::rename_workspace(visit))
+    }),
+    post("/w/{workspace}/settings/workspaces/{target}/delete", RUNS_WORKSPACE, |visit| {
+        Box::pin(settings::organization::delete_workspace(visit))
     }),
     get("/w/{workspace}/settings/members", RUNS_WORKSPACE, |visit| {
         Box::pin(settings::members::show(visit))

@@ -518,7 +518,8 @@ fn only_these_are_open_to_people_without_a_role() {
     let runs = |need| {
         matches!(
             need,
-            Need::Workspace(Ability::Administer) | Need::Organization(Ability::Administer)
+            Need::Workspace(Ability::Administer)
+                | Need::Organization(Ability::Administer | Ability::Own)
         )
     };
     for route in ROUTES.iter().filter(|route| route.path.starts_with("/w/{workspace}/settings/")) {

@@ -59,6 +59,15 @@ impl Visit {
         Ok(self.people.is_fresh(self.session()?))
     }
 
+    /// Makes sure of it: a browser that was left alone, or a cookie that was copied, does nothing lasting.
+    pub(super) fn check_fresh(&self) -> Result<(), ApiError> {
+        if self.is_fresh()? {
+            return Ok(());
+        }
+        let message = "for this, sign in again: the last time is more than an hour ago";
+        Err(ApiError::Conflict(message.to_owned()))
+    }
+
     pub(super) fn by(&self) -> Result<By, ApiError> {
         Ok(By { account: self.account()?.clone(), address: self.device.address })
     }

@@ -7,6 +7,7 @@ pub(super) mod security;
 
 use axum::response::Response;
 use http::StatusCode;
+use url::form_urlencoded::byte_serialize;
 
 use super::answer::{correctable, see};
 use super::visit::Visit;
@@ -45,6 +46,16 @@ pub(super) async fn first(visit: Visit) -> Result<Response, ApiError> {
 /// Returns the address of a part.
 fn place(visit: &Visit, part: &str) -> Result<String, ApiError> {
     Ok(format!("/w/{}/settings/{part}", visit.viewing()?.entry.workspace))
+}
+
+/// Returns where to sign in again before something lasting is done, on a part to which that leads back;
+/// nothing if whoever is there just did.
+fn again(visit: &Visit, part: &str) -> Result<Option<String>, ApiError> {
+    if visit.is_fresh()? {
+        return Ok(None);
+    }
+    let page: String = byte_serialize(place(visit, part)?.as_bytes()).collect();
+    Ok(Some(format!("/sign-in?again=1&return_to={page}")))
 }
 
 /// Splits what went wrong into a status and what the page says of it.

@@ -3,13 +3,13 @@
 use askama::Template;
 use axum::response::Response;
 
-use super::super::answer::{page_with, see};
+use super::super::answer::{page, page_with, see};
 use super::super::visit::Visit;
-use super::{Tabs, place, said};
+use super::{Tabs, again, place, said};
 use crate::access::Ability;
 use crate::error::ApiError;
 use crate::id::{OrganizationId, TeamId, WorkspaceId};
-use crate::people::authority::{By, Scope};
+use crate::people::authority::{By, Place, Scope};
 use crate::people::organization::Tree;
 use crate::web::Frame;
 
@@ -20,6 +20,8 @@ struct Page {
     tabs: Tabs,
     csrf: String,
     problem: Option<String>,
+    /// Where to sign in again before something is deleted; nothing if they just did.
+    again: Option<String>,
     /// The address below which the forms are.
     base: String,
     tree: Tree,
@@ -30,9 +32,32 @@ impl Page {
         self.tree.authority.may_everywhere(Ability::Administer)
     }
 
-    fn runs(&self, place: &crate::people::authority::Place) -> bool {
+    fn runs(&self, place: &Place) -> bool {
         self.tree.authority.may(Ability::Administer, place)
     }
+
+    /// Where forms about a place go.
+    fn form(&self, place: &Place) -> String {
+        match place.scope {
+            Scope::Organization(_) => format!("{}/organization", self.base),
+            Scope::Team(id) => format!("{}/teams/{id}", self.base),
+            Scope::Workspace(id) => format!("{}/workspaces/{id}", self.base),
+        }
+    }
+
+    fn may_delete(&self, place: &Place) -> bool {
+        self.tree.authority.may_delete(place)
+    }
+}
+
+/// Says that there is no organization any more.
+#[derive(Template)]
+#[template(path = "people/deleted.html")]
+struct Deleted {
+    frame: Frame,
+    name: String,
+    /// Whether it was the last one.
+    is_last: bool,
 }
 
 /// Shows them.
@@ -47,6 +72,7 @@ async fn answer(visit: &Visit, error: Option<ApiError>) -> Result<Response, ApiE
         tabs: Tabs::new(visit, "organization").await?,
         csrf: visit.session()?.csrf.clone(),
         problem,
+        again: again(visit, "organization")?,
         base: format!("/w/{}/settings", visit.viewing()?.entry.workspace),
         tree: visit.tree().await?.visible(),
     };
@@ -102,4 +128,44 @@ pub(in super::super) async fn create_workspace(visit: Visit) -> Result<Response,
     let created =
         visit.people.create_workspace(&by, organization, team, visit.form.text("name")).await;
     done(&visit, created).await
+}
+
+async fn delete_scope(visit: &Visit, scope: Scope) -> Result<(), ApiError> {
+    let (by, organization) = who(visit)?;
+    visit.check_fresh()?;
+    visit.people.delete(&by, organization, scope, visit.form.text("confirm")).await
+}
+
+/// Deletes the organization, and says good-bye.
+pub(in super::super) async fn delete(visit: Visit) -> Result<Response, ApiError> {
+    let name = visit.viewing()?.entry.organization_name.clone();
+    match delete_scope(&visit, Scope::Organization(visit.organization()?)).await {
+        Ok(()) => {
+            let is_last = !visit.people.is_set_up().await?;
+            page(&Deleted { frame: Visit::outside("Deleted"), name, is_last })
+        }
+        Err(error) => answer(&visit, Some(error)).await,
+    }
+}
+
+/// Deletes a team.
+pub(in super::super) async fn delete_team(visit: Visit) -> Result<Response, ApiError> {
+    let team: TeamId = visit.param("team", "team")?;
+    deleted(&visit, delete_scope(&visit, Scope::Team(team)).await).await
+}
+
+/// Deletes a workspace.
+pub(in super::super) async fn delete_workspace(visit: Visit) -> Result<Response, ApiError> {
+    let workspace: WorkspaceId = visit.param("target", "workspace")?;
+    deleted(&visit, delete_scope(&visit, Scope::Workspace(workspace)).await).await
+}
+
+async fn deleted(visit: &Visit, result: Result<(), ApiError>) -> Result<Response, ApiError> {
+    if let Err(error) = result {
+        return answer(visit, Some(error)).await;
+    }
+    // It may have been the workspace of the page.
+    let scope = Scope::Workspace(visit.viewing()?.entry.workspace);
+    let is_left = visit.tree().await?.place(scope).is_some();
+    Ok(if is_left { see(&place(visit, "organization")?) } else { see("/settings") })
 }

@@ -2,11 +2,10 @@
 
 use askama::Template;
 use axum::response::Response;
-use url::form_urlencoded::byte_serialize;
 
 use super::super::answer::{page_with, see};
 use super::super::visit::Visit;
-use super::{Tabs, place, said};
+use super::{Tabs, again, place, said};
 use crate::access::Ability;
 use crate::error::ApiError;
 use crate::people::authority::{Place, Scope};
@@ -69,18 +68,13 @@ async fn answer(
     let (status, problem) = said(error)?;
     let tree = visit.tree().await?;
     let workspace = visit.viewing()?.entry.workspace.to_string();
-    let again = || {
-        let page = format!("/w/{workspace}/settings/security");
-        let page: String = byte_serialize(page.as_bytes()).collect();
-        format!("/sign-in?again=1&return_to={page}")
-    };
     let page = Page {
         frame: visit.frame("Security"),
         tabs: Tabs::new(visit, "security").await?,
         csrf: visit.session()?.csrf.clone(),
         problem,
         secret,
-        again: (!visit.is_fresh()?).then(again),
+        again: again(visit, "security")?,
         base: format!("/w/{workspace}/settings"),
         workspace,
         keys: visit.people.keys(&tree).await?,
@@ -92,10 +86,7 @@ async fn answer(
 /// Makes a key, and shows it once.
 pub(in super::super) async fn create(visit: Visit) -> Result<Response, ApiError> {
     let created = async {
-        if !visit.is_fresh()? {
-            let message = "to make a key, sign in again: the last time is more than an hour ago";
-            return Err(ApiError::Conflict(message.to_owned()));
-        }
+        visit.check_fresh()?;
         let workspace = visit.form.text("workspace_id").parse();
         let workspace =
             workspace.map_err(|_| ApiError::Invalid("choose a workspace".to_owned()))?;
