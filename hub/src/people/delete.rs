@@ -141,23 +141,22 @@ impl Change {
 
     /// Deletes accounts that an organization leaves behind, and makes it all durable.
     async fn end(mut self, place: &Place, members: &[UserId]) -> Result<(), ApiError> {
-        if !members.is_empty() {
-            let members: Vec<_> = members.iter().map(|id| id.number().to_string()).collect();
-            // Those of which nothing speaks elsewhere.
-            let gone = format!(
-                "SELECT u.id FROM users u WHERE u.id IN ({})
-                 AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = u.id)
-                 AND NOT EXISTS (SELECT 1 FROM invites i WHERE i.created_by = u.id)
-                 AND NOT EXISTS (SELECT 1 FROM deploy_keys k WHERE k.created_by = u.id)
-                 AND NOT EXISTS (SELECT 1 FROM gateways g WHERE g.owner = u.id)",
-                members.join(", ")
-            );
-            for table in ["sessions", "grants", "tokens", "identities"] {
-                self.execute(&format!("DELETE FROM {table} WHERE user_id IN ({gone})"), &[])
-                    .await?;
-            }
-            self.execute(&format!("DELETE FROM users WHERE id IN ({gone})"), &[]).await?;
+        let members: Vec<_> = members.iter().map(|id| id.number().to_string()).collect();
+        // Those of which nothing speaks elsewhere; after the last organization all, those who had been removed too.
+        let gone = format!(
+            "SELECT u.id FROM users u
+             WHERE (u.id IN ({}) OR NOT EXISTS (SELECT 1 FROM organizations))
+             AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.user_id = u.id)
+             AND NOT EXISTS (SELECT 1 FROM invites i WHERE i.created_by = u.id)
+             AND NOT EXISTS (SELECT 1 FROM deploy_keys k WHERE k.created_by = u.id)
+             AND NOT EXISTS (SELECT 1 FROM gateways g WHERE g.owner = u.id)",
+            members.join(", ")
+        );
+        for table in ["sessions", "grants", "tokens", "identities"] {
+            let sql = format!("DELETE FROM {table} WHERE user_id IN ({gone})");
+            self.execute(&sql, &[]).await?;
         }
+        self.execute(&format!("DELETE FROM users WHERE id IN ({gone})"), &[]).await?;
         setup::reopen(&mut *self.transaction).await?;
         self.transaction.commit().await?;
         tracing::warn!(

@@ -383,6 +383,9 @@ async fn an_organization_goes_with_its_people_and_the_hub_can_be_set_up_anew() {
         let scope = Scope::Organization(home.organization);
         site.member("bob@acme.test", &home, scope, Role::Admin).await;
         let token = site.token("bob@acme.test").await;
+        let removed = site.member("eve@acme.test", &home, scope, Role::Viewer).await;
+        let people = &site.people;
+        people.remove_member(&owner, home.organization, removed.id, scope).await.unwrap();
         let invited =
             site.people.invite(&owner, home.organization, "x@y.test", scope, Role::Viewer);
         invited.await.unwrap();
