@@ -1,6 +1,7 @@
 //! People: who they are, how they prove it, and what they may do.
 //!
-//! Knows nothing of gateways and records but who may see them, and that they go with their workspace. How pages look is in [`crate::web::people`].
+//! Knows nothing of gateways and records but who may see them, and that they go with their workspace. How pages
+//! look is in [`crate::web::people`].
 
 mod address;
 pub(crate) mod admin_log;

@@ -109,7 +109,7 @@ async fn a_workspace_goes_with_everything_in_it_and_nothing_else() {
         };
         assert_eq!(same(&rows(&site, home.workspace, gone.id).await), same(&before));
         let origin = site.api.links.known(&secret(&gone)).await.unwrap().origin;
-        // Neither works until now.
+        // Neither works any more, and so neither is counted.
         let archived = site.link(&key.reveal(), home.workspace, "old").await;
         let archived = archived["gateway_id"].as_str().unwrap().parse().unwrap();
         let links = &site.api.links;
